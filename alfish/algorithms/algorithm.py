@@ -1,0 +1,96 @@
+"""The base class of all algorithms: the hooks, in the order in which a row of data meets them."""
+
+import torch
+
+from alfish import nest
+from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
+
+
+class Algorithm(torch.nn.Module):
+    """An algorithm answers rows with actions and turns blocks of rows into a loss.
+
+    A subclass overrides the hooks that it needs and nothing else: collecting, storing, sampling, stepping the
+    optimiser, checkpoints and metrics are done for it. Hooks write nothing to disk and draw random numbers from torch's
+    global generator only, which the run seeds, saves and restores.
+
+    Args:
+        observation_spec: nest of TensorSpec, as the algorithm sees the observation (after frame stacking).
+        action_spec: nest of BoundedTensorSpec.
+
+    Attributes:
+        on_policy: True if it must be trained on the fresh window only.
+        trains_on_last_rows: False leaves LAST rows, whose action is ignored, out of the loss.
+        acting_phase: what `rollout_step` is called in the time split of the summary.
+    """
+
+    on_policy: bool = False
+    trains_on_last_rows: bool = False
+    acting_phase: str = "act"
+
+    def __init__(self, observation_spec: nest.Nest, action_spec: nest.Nest):
+        super().__init__()
+        self.observation_spec = observation_spec
+        self.action_spec = action_spec
+
+    def rows_needed(self) -> RowsNeeded:
+        """The rows after the segment `[B, T]` that `preprocess_experience` reads."""
+        return RowsNeeded()
+
+    def initial_state(self, batch_size: int) -> nest.Nest:
+        """The recurrent state of `batch_size` rows at the start of an episode; `()` for none."""
+        del batch_size
+        return ()
+
+    def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
+        """Acts for evaluation and play: `[B]` rows in, `AlgStep.output` the actions. No gradient, no exploration."""
+        raise NotImplementedError(f"{type(self).__name__} must define predict_step(time_step, state) -> AlgStep")
+
+    def rollout_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
+        """Acts while collecting: `[B]` rows in, `output` the actions, `info` what is stored for training.
+
+        Called in inference mode. The state is already zeroed where the row is FIRST.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define rollout_step(time_step, state) -> AlgStep")
+
+    def preprocess_experience(
+        self, root_inputs: TimeStep, rollout_info: nest.Nest, batch_info: BatchInfo
+    ) -> tuple[TimeStep, nest.Nest]:
+        """Computes advantages, returns and targets, without gradient.
+
+        Args:
+            root_inputs: `[B, T + future]` rows (`[B, T + future_observations]` of the observation).
+            rollout_info: `[B, T + future]` as stored; without the bootstrap row of an on-policy window, `[B, T]`.
+            batch_info: the actions and positions of the rows.
+
+        Returns:
+            The same pair, `[B, T]`; the second goes to `train_step` as `rollout_info`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define preprocess_experience(root_inputs, rollout_info, batch_info)"
+        )
+
+    def train_step(self, inputs: TimeStep, state: nest.Nest, rollout_info: nest.Nest) -> AlgStep:
+        """The forward pass with gradient.
+
+        Args:
+            inputs: rows; `[B * T]` of them at once if the algorithm has no recurrent state.
+            state: the recurrent state before these rows.
+            rollout_info: what `preprocess_experience` returned for these rows.
+
+        Returns:
+            AlgStep whose `info` is what `calc_loss` needs.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define train_step(inputs, state, rollout_info)")
+
+    def calc_loss(self, info: nest.Nest) -> LossInfo:
+        """The loss `[B, T]` from the `info` of `train_step`, also `[B, T]`."""
+        raise NotImplementedError(f"{type(self).__name__} must define calc_loss(info) -> LossInfo")
+
+    def after_update(self, progress: Progress) -> None:
+        """Called after every gradient step: target networks."""
+
+    def after_train_iter(self, progress: Progress) -> None:
+        """Called once before the first and after every training iteration: schedules.
+
+        What it sets must follow from `progress` or be in `state_dict`, so that a resumed run sets the same.
+        """

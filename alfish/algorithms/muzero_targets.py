@@ -1,0 +1,140 @@
+"""MuZero's training targets: pure functions of one block of rows.
+
+A block is `[B, L]` with L = T + R + K rows. E(p) is the row at which the episode of row p ends: its LAST row, or the
+newest stored row if it is still open. For the start p and k = 0 … R let c = min(p + k, E(p)).
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from alfish.data_structures import TimeStep
+
+
+class MuzeroTargets(NamedTuple):
+    """Targets `[B, T, R+1]`, except `action` `[B, T, R]`.
+
+    Attributes:
+        action: the action that led to row min(p + k + 1, E(p)).
+        reward: received on arriving at c; 0 beyond the end of the episode.
+        value: see `n_step_values`; 0 where the game is over.
+        policy: `[B, T, R+1, A]`, the search policy stored at c.
+        beyond_episode_end: bool, p + k > E(p).
+        game_over: bool, c is E(p) and its discount is 0: no reward can follow.
+        is_partial: `[B, T]` bool, the rows reach a point that is not the end of a game; where `beyond_episode_end` is
+            true as well, what would have followed is hidden by a time limit or a cut, and must not be learned.
+    """
+
+    action: torch.Tensor
+    reward: torch.Tensor
+    value: torch.Tensor
+    policy: torch.Tensor
+    beyond_episode_end: torch.Tensor
+    game_over: torch.Tensor
+    is_partial: torch.Tensor
+
+
+def episode_end_rows(is_last: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """E: for each row of a block the row at which its episode ends.
+
+    Args:
+        is_last: `[B, L]` bool.
+        position: `[B, L]` int64, see BatchInfo: it repeats behind the newest stored row.
+
+    Returns:
+        `[B, L]` int64, numbers of rows in the block. The block's last row counts as an end.
+    """
+    length = is_last.shape[1]
+    ends = is_last.clone()
+    ends[:, :-1] |= position[:, 1:] == position[:, :-1]
+    ends[:, -1] = True
+    rows = torch.arange(length, device=is_last.device)
+    # The nearest end at or after a row is the running minimum from the right.
+    return torch.where(ends, rows, length).flip(1).cummin(dim=1).values.flip(1)
+
+
+def n_step_values(
+    reward: torch.Tensor,
+    discount: torch.Tensor,
+    value: torch.Tensor,
+    end_row: torch.Tensor,
+    num_steps: int,
+    gamma: float,
+    num_rows: int,
+) -> torch.Tensor:
+    """n-step returns, bootstrapped from stored values (Schrittwieser et al. 2020, section 3 and appendix G).
+
+    With m = min(n, E(c) − c)::
+
+        z(c) = Σ_{j=1..m} γ^{j−1} (Π_{i=c..c+j−1} discount[i]) reward[c+j] + γ^m (Π_{i=c..c+m} discount[i]) value[c+m]
+
+    The discounts are those of the environment (0 at the end of a game, 1 elsewhere), so z is 0 where the game is over,
+    a game's end inside the n steps ends the sum, and a time limit's LAST row is bootstrapped.
+
+    Args:
+        reward: `[B, L]`, received on arriving at a row.
+        discount: `[B, L]`.
+        value: `[B, L]`, of the stored search.
+        end_row: `[B, L]`, E.
+        num_steps: n, at least 0.
+        gamma: in [0, 1].
+        num_rows: how many of the first rows get a value; `num_rows + n` must not exceed L.
+
+    Returns:
+        `[B, num_rows]`.
+    """
+    row = torch.arange(num_rows, device=reward.device).expand(reward.shape[0], -1)
+    end = end_row[:, :num_rows]
+    total = torch.zeros_like(reward[:, :num_rows])
+    weight = discount[:, :num_rows].clone()
+    for _ in range(num_steps):
+        inside = row < end
+        row = torch.where(inside, row + 1, row)
+        total += torch.where(inside, weight * reward.gather(1, row), 0.0)
+        weight = torch.where(inside, weight * gamma * discount.gather(1, row), weight)
+    return total + weight * value.gather(1, row)
+
+
+def muzero_targets(
+    rows: TimeStep,
+    action_index: torch.Tensor,
+    policy: torch.Tensor,
+    value: torch.Tensor,
+    position: torch.Tensor,
+    num_unroll_steps: int,
+    num_bootstrap_steps: int,
+    gamma: float,
+) -> MuzeroTargets:
+    """Targets of a block with T = L − R − K starts.
+
+    Args:
+        rows: `[B, L]`; observations are not looked at.
+        action_index: `[B, L]` int64 in `0 … A−1`, the action that led to each row (`prev_action`).
+        policy: `[B, L, A]`, of the stored search.
+        value: `[B, L]`, of the stored search.
+        position: `[B, L]`, see BatchInfo.
+        num_unroll_steps: R.
+        num_bootstrap_steps: K, the n of the n-step return.
+        gamma: the discount per step.
+    """
+    length = rows.reward.shape[1]
+    num_starts = length - num_unroll_steps - num_bootstrap_steps
+    num_rows = num_starts + num_unroll_steps
+    end_row = episode_end_rows(rows.is_last(), position)
+    values = n_step_values(rows.reward, rows.discount, value, end_row, num_bootstrap_steps, gamma, num_rows)
+
+    batch = torch.arange(rows.reward.shape[0], device=rows.reward.device)[:, None, None]
+    start = torch.arange(num_starts, device=rows.reward.device)[:, None]
+    wanted = start + torch.arange(num_unroll_steps + 1, device=rows.reward.device)
+    end = end_row[:, :num_starts, None]
+    current = torch.minimum(wanted, end)
+    beyond = wanted > end
+    return MuzeroTargets(
+        action=action_index[batch, current[:, :, 1:]],
+        reward=rows.reward[batch, current].masked_fill(beyond, 0.0),
+        value=values[batch, current],
+        policy=policy[batch, current],
+        beyond_episode_end=beyond,
+        game_over=(current == end) & (rows.discount[batch, current] == 0.0),
+        is_partial=rows.discount[batch[..., 0], current[:, :, -1]] != 0.0,
+    )

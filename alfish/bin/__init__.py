@@ -1,0 +1,1 @@
+"""Command lines: train, evaluate, play. Each is a short script over `trainers`; nothing else lives here."""

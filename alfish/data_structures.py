@@ -1,0 +1,153 @@
+"""The words of the house: TimeStep, AlgStep, Experience, BatchInfo, LossInfo and the rows that an algorithm needs.
+
+All are named tuples of tensors. The shapes below leave out the leading axes: `[B]` for one row of every environment,
+`[T, B]` for a collected window, `[B, T]` for a sampled block (docs/shapes.md). An absent field is `()`.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from alfish import nest, specs
+
+
+class StepType:
+    """Values of `TimeStep.step_type`."""
+
+    FIRST = 0
+    MID = 1
+    LAST = 2
+
+
+class TimeStep(NamedTuple):
+    """One row from an environment.
+
+    The row after LAST is FIRST, its reward is 0, its discount 1, and the action given on a LAST row is ignored. So the
+    last observation of every episode is in the data. A checkpoint may close an episode before its second row: its only
+    row is then LAST, and follows the LAST row of the episode before.
+
+    Attributes:
+        step_type: uint8, one of StepType.
+        reward: float32, received on arriving at this row.
+        discount: float32. 0 where there is no future value (the episode terminated), 1 elsewhere. A time limit or a
+            cut gives LAST with discount 1.
+        observation: a nest.
+        prev_action: the action that led to this row; zeros on FIRST.
+        env_id: int32, which of the parallel environments.
+    """
+
+    step_type: torch.Tensor
+    reward: torch.Tensor
+    discount: torch.Tensor
+    observation: nest.Nest
+    prev_action: nest.Nest
+    env_id: torch.Tensor
+
+    def is_first(self) -> torch.Tensor:
+        """Bool, True where an episode begins."""
+        return self.step_type == StepType.FIRST
+
+    def is_last(self) -> torch.Tensor:
+        """Bool, True where an episode ends, for whatever reason."""
+        return self.step_type == StepType.LAST
+
+
+class AlgStep(NamedTuple):
+    """What an algorithm's step returns.
+
+    Attributes:
+        output: the action, or a representation.
+        state: the recurrent state after this step.
+        info: what training, or the loss, needs.
+    """
+
+    output: nest.Nest
+    state: nest.Nest = ()
+    info: nest.Nest = ()
+
+
+class Experience(NamedTuple):
+    """Collected rows.
+
+    Attributes:
+        time_step: the rows.
+        action: the action answered to each row.
+        rollout_info: `AlgStep.info` of the `rollout_step` that answered it.
+        state: the recurrent state before that step, if the algorithm stores it.
+    """
+
+    time_step: TimeStep
+    action: nest.Nest = ()
+    rollout_info: nest.Nest = ()
+    state: nest.Nest = ()
+
+
+class BatchInfo(NamedTuple):
+    """Where a block of rows comes from.
+
+    Attributes:
+        action: `[B, T + future, ...]`, the action answered to each row.
+        position: `[B, T + future]` int64. The row's number since the start of the run, the same for all environments
+            that are collected together. Beyond the end of an episode, or the newest stored row, it repeats.
+        importance_weight: `[B]` float32, correction for sampling that is not uniform; `()` if it is.
+    """
+
+    action: nest.Nest
+    position: torch.Tensor
+    importance_weight: nest.Nest = ()
+
+
+class LossInfo(NamedTuple):
+    """A loss before its mean.
+
+    Attributes:
+        loss: `[B, T]`.
+        extra: a dict of scalars or `[B, T]` tensors to report.
+        priority: `[B]`, new replay priorities, or `()`.
+    """
+
+    loss: torch.Tensor
+    extra: dict[str, Any]
+    priority: nest.Nest = ()
+
+
+class RowsNeeded(NamedTuple):
+    """The rows around a sampled segment `[B, T]` that are gathered with it.
+
+    Attributes:
+        past: rows before it, observations only (frame stacking).
+        future: rows after it.
+        future_observations: how many of the `future` rows need their observation; frames are most of the bytes.
+    """
+
+    past: int = 0
+    future: int = 0
+    future_observations: int = 0
+
+
+def time_step_spec(observation_spec: nest.Nest, action_spec: nest.Nest) -> TimeStep:
+    """The specs of a TimeStep's fields."""
+    return TimeStep(
+        step_type=specs.TensorSpec((), torch.uint8),
+        reward=specs.TensorSpec((), torch.float32),
+        discount=specs.TensorSpec((), torch.float32),
+        observation=observation_spec,
+        prev_action=action_spec,
+        env_id=specs.TensorSpec((), torch.int32),
+    )
+
+
+class Progress(NamedTuple):
+    """How far a run has come. Plain numbers on the host.
+
+    Attributes:
+        iteration: training iterations done.
+        env_steps: environment steps done (rows that answered an action; resets do not count).
+        updates: gradient steps done.
+        fraction: env_steps over the run's total, in [0, 1].
+    """
+
+    iteration: int = 0
+    env_steps: int = 0
+    updates: int = 0
+    fraction: float = 0.0

@@ -1,0 +1,151 @@
+"""Makes environments that are registered with Gymnasium."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import gin
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+
+from alfish.environments import optional, workers
+from alfish.environments.environment import VectorEnvironment
+from alfish.environments.faults import EnvironmentFault
+from alfish.environments.guarded_environment import EnvironmentMaker
+from alfish.environments.gymnasium_environment import GymnasiumEnvironment
+
+# Names that begin so are registered by an optional package: (module, extra).
+_NAMESPACES = {"ALE/": ("ale_py", "atari"), "MinAtar/": ("minatar.gym", "minatar")}
+# Environments whose code lives here need an extra.
+_ENTRY_POINTS = {"gymnasium.envs.box2d": "box2d", "gymnasium.envs.mujoco": "mujoco"}
+# Their sticky action outlives a seeded reset.
+_KEEPS_STATE = ("MinAtar/",)
+
+
+@gin.configurable
+def make_gymnasium(
+    name: str,
+    num_envs: int,
+    vectorization: Literal["sync", "async", "native"] = "sync",
+    wrappers: Sequence[Callable[[gymnasium.Env], gymnasium.Env]] = (),
+    env_kwargs: dict[str, Any] | None = None,
+    time_limit: int | None = None,
+    rebuild_on_reset: bool | None = None,
+) -> VectorEnvironment:
+    """Makes B environments that are registered with Gymnasium.
+
+    An environment of your own needs no change here: register it, and import its module in the gin file
+    (docs/adding_an_environment.md).
+
+    Args:
+        name: as registered, e.g. `"CartPole-v1"`; `"module:Name-v0"` imports the module first.
+        num_envs: B, at least 1.
+        vectorization: `"sync"` steps one environment after the other in this process; `"async"` each in a worker
+            process of its own, for environments that take a millisecond or more; `"native"` uses the environment's own
+            vector implementation, whose seeds and episodes may differ from those of the single environment.
+        wrappers: applied to each single environment, in this order; not with `"native"`. A wrapper that keeps
+            statistics keeps them across `reset(seed)`: see `rebuild_on_reset`.
+        env_kwargs: arguments of the environment's constructor.
+        time_limit: steps after which an episode is truncated, instead of the registered limit. Counted inside the
+            wrappers.
+        rebuild_on_reset: makes the environments anew at every `reset(seed)`, for those in which something outlives a
+            seeded reset; otherwise a resumed run would differ. None decides by name: True for MinAtar.
+
+    Returns:
+        The environments.
+
+    Raises:
+        ValueError: an argument cannot be used; the message says what can.
+        MissingPackageError: an optional package is not installed; the message holds the pip line.
+        EnvironmentFault: the environment could not be made.
+    """
+    kwargs = dict(env_kwargs or {})
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+        raise ValueError(f"num_envs is {num_envs!r}; expected a whole number of at least 1")
+    if time_limit is not None and time_limit < 1:
+        raise ValueError(f"time_limit is {time_limit}; expected at least 1, or None for the registered limit")
+    if vectorization not in ("sync", "async", "native"):
+        raise ValueError(f"vectorization is {vectorization!r}; expected 'sync', 'async' or 'native'")
+    spec = _find_spec(name)
+    native = vectorization == "native"
+    if native and wrappers:
+        raise ValueError(f"wrappers cannot be applied to the native vector environment of {name!r}; use 'sync'")
+    try:
+        _check_kwargs(spec, kwargs, native)
+        if time_limit is not None:
+            kwargs["max_episode_steps"] = time_limit
+        if native:
+            make = _native_maker(spec, num_envs, kwargs)
+        else:
+            makers = [
+                EnvironmentMaker(spec, kwargs, wrappers, name, index, num_envs, in_worker=vectorization == "async")
+                for index in range(num_envs)
+            ]
+            make = _vector_maker(makers, vectorization == "async")
+        if rebuild_on_reset is None:
+            rebuild_on_reset = name.startswith(_KEEPS_STATE)
+        return GymnasiumEnvironment(make, name, seeds_each=not native, rebuild_on_reset=rebuild_on_reset)
+    except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        for prefix, extra in _ENTRY_POINTS.items():
+            if str(spec.entry_point).startswith(prefix):
+                raise optional.missing_package(extra, extra) from error
+        raise EnvironmentFault(f"{name!r} needs a package that is not installed: {error}") from error
+
+
+def _vector_maker(makers: list[EnvironmentMaker], in_workers: bool) -> Callable[[], VectorEnv]:
+    if in_workers:
+        return lambda: workers.start(makers)
+    # copy=False: its one buffer is copied into the row before the next step.
+    return lambda: SyncVectorEnv(makers, copy=False)
+
+
+def _native_maker(spec: EnvSpec, num_envs: int, kwargs: dict[str, Any]) -> Callable[[], VectorEnv]:
+    return lambda: gymnasium.make_vec(spec, num_envs=num_envs, vectorization_mode="vector_entry_point", **kwargs)
+
+
+def _find_spec(name: str) -> EnvSpec:
+    module, _, registered = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"the module {module!r} of the environment {name!r} cannot be imported: {error}; "
+                "install it, or put its folder on PYTHONPATH"
+            ) from error
+    for prefix, (package, extra) in _NAMESPACES.items():
+        if registered.startswith(prefix):
+            imported = optional.require(package, extra)
+            if registered not in gymnasium.registry and hasattr(imported, "register_envs"):
+                imported.register_envs()
+    if registered in gymnasium.registry:
+        return gymnasium.registry[registered]
+    lowered = {known.lower(): known for known in gymnasium.registry}
+    close = difflib.get_close_matches(registered.lower(), lowered, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(repr(lowered[match]) for match in close)}?" if close else "no name is like it."
+    raise ValueError(
+        f"no environment {registered!r} is registered with Gymnasium; {hint} An environment of your own must be "
+        "registered by a module that the gin file imports"
+    )
+
+
+def _check_kwargs(spec: EnvSpec, kwargs: dict[str, Any], native: bool) -> None:
+    entry_point = spec.vector_entry_point if native else spec.entry_point
+    if entry_point is None:
+        offer = "use 'sync' or 'async'" if native else "use 'native'"
+        raise ValueError(f"{spec.id!r} has no {'native vector' if native else 'single'} environment; {offer}")
+    if "max_episode_steps" in kwargs:
+        raise ValueError("env_kwargs has max_episode_steps; use time_limit")
+    creator = entry_point if callable(entry_point) else load_env_creator(entry_point)
+    parameters = inspect.signature(creator).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [key for key in parameters if key not in ("self", "num_envs", "max_episode_steps")]
+    for key in kwargs:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"env_kwargs has {key!r}, which {spec.id!r} does not take; {hint}It takes {known}")

@@ -1,0 +1,26 @@
+"""Small tools for latents: normalising, scaling gradients, specs."""
+
+import torch
+
+
+def normalize_latent(latent: torch.Tensor) -> torch.Tensor:
+    """Scales each row's latent to [0, 1] by its own minimum and maximum (Schrittwieser et al. 2020, appendix G).
+
+    Args:
+        latent: `[B, ...]`.
+
+    Returns:
+        `[B, ...]`; a row whose elements are all equal becomes 0.
+    """
+    flat = latent.flatten(1)
+    low, high = torch.aminmax(flat, dim=1, keepdim=True)
+    return ((flat - low) / (high - low + 1e-5)).view_as(latent)
+
+
+def scale_gradient(tensor: torch.Tensor, scale: float) -> torch.Tensor:
+    """The tensor unchanged, whose gradient is multiplied by `scale` on the way back."""
+    if not tensor.requires_grad or scale == 1.0:
+        return tensor
+    scaled = tensor.view_as(tensor)
+    scaled.register_hook(lambda gradient: gradient * scale)
+    return scaled

@@ -1,0 +1,188 @@
+"""Encoding, dynamics and prediction networks of a MuZero model for image observations.
+
+Residual networks after Schrittwieser et al. 2020 (appendix F) at the size of EfficientZero (Ye et al. 2021, appendix
+A.1): 64 channels, one block per stage, latents of 6 x 6 for frames of 84 x 84 or 96 x 96.
+"""
+
+from collections.abc import Sequence
+
+import gin
+import torch
+
+from alfish.networks.latents import normalize_latent
+from alfish.specs import TensorSpec
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> torch.nn.Conv2d:
+    return torch.nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
+
+
+class ResidualBlock(torch.nn.Module):
+    """Two 3 x 3 convolutions with batch normalisation, and the input added before the last rectifier.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        stride: of the first convolution; if it is not 1 or the channels change, the input passes a convolution too.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+        super().__init__()
+        self._body = torch.nn.Sequential(
+            _convolution(inputs, outputs, stride),
+            torch.nn.BatchNorm2d(outputs),
+            torch.nn.ReLU(inplace=True),
+            _convolution(outputs, outputs),
+            torch.nn.BatchNorm2d(outputs),
+        )
+        same = stride == 1 and inputs == outputs
+        self._shortcut = torch.nn.Identity() if same else _convolution(inputs, outputs, stride)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """`[B, inputs, H, W]` to `[B, outputs, H/stride, W/stride]`."""
+        return torch.relu_(self._body(image) + self._shortcut(image))
+
+
+def _tower(channels: int, num_blocks: int) -> list[torch.nn.Module]:
+    return [ResidualBlock(channels, channels) for _ in range(num_blocks)]
+
+
+@gin.configurable
+class ImageEncoding(torch.nn.Module):
+    """From stacked frames to a latent image in [0, 1], 16 times smaller on each side.
+
+    Args:
+        observation_spec: one `(C, H, W)` spec. uint8 is read as 0 … 255 and scaled to [0, 1].
+        channels: of the latent.
+        num_blocks: residual blocks at the last resolution.
+
+    Attributes:
+        latent_shape: `(channels, ⌈H/16⌉, ⌈W/16⌉)`.
+
+    Raises:
+        ValueError: the observation is not one image, or a size is smaller than 1.
+    """
+
+    def __init__(self, observation_spec: TensorSpec, channels: int = 64, num_blocks: int = 1):
+        super().__init__()
+        if not isinstance(observation_spec, TensorSpec) or len(observation_spec.shape) != 3:
+            raise ValueError(f"ImageEncoding reads one (channels, height, width) image, not {observation_spec}")
+        if channels < 2 or num_blocks < 1:
+            raise ValueError(
+                f"ImageEncoding.channels is {channels} and num_blocks {num_blocks}; they must be at least 2 and 1"
+            )
+        depth, height, width = observation_spec.shape
+        half = channels // 2
+        self._scale = 1.0 / 255.0 if observation_spec.dtype == torch.uint8 else 1.0
+        self._layers = torch.nn.Sequential(
+            _convolution(depth, half, stride=2),
+            torch.nn.BatchNorm2d(half),
+            torch.nn.ReLU(inplace=True),
+            ResidualBlock(half, half),
+            ResidualBlock(half, channels, stride=2),
+            ResidualBlock(channels, channels),
+            torch.nn.AvgPool2d(3, stride=2, padding=1),
+            ResidualBlock(channels, channels),
+            torch.nn.AvgPool2d(3, stride=2, padding=1),
+            *_tower(channels, num_blocks),
+        )
+        self.latent_shape = (channels, -(-height // 16), -(-width // 16))
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        """`[B, C, H, W]` to `[B, *latent_shape]`."""
+        return normalize_latent(self._layers(observation.float() * self._scale))
+
+
+@gin.configurable
+class ImageDynamics(torch.nn.Module):
+    """From a latent image and a discrete action to the next latent and the reward's logits.
+
+    The action enters as a plane of `(action + 1) / A`, as in EfficientZero; the reward is read off the next latent.
+
+    Args:
+        latent_shape: `(C, H, W)`.
+        num_actions: A.
+        num_reward_outputs: logits of the reward; 0 for none.
+        num_blocks: residual blocks.
+        reward_channels: channels of the reward head.
+        reward_hidden_size: size of the reward head's hidden layer.
+    """
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, ...],
+        num_actions: int,
+        num_reward_outputs: int,
+        num_blocks: int = 1,
+        reward_channels: int = 16,
+        reward_hidden_size: int = 32,
+    ):
+        super().__init__()
+        channels = latent_shape[0]
+        self._num_actions = num_actions
+        self._merge = torch.nn.Sequential(_convolution(channels + 1, channels), torch.nn.BatchNorm2d(channels))
+        self._tower = torch.nn.Sequential(*_tower(channels, num_blocks))
+        self._reward = _Head(latent_shape, reward_channels, reward_hidden_size, num_reward_outputs)
+
+    def forward(self, latent: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[B, C, H, W]` and `[B]` in `0 … A−1` to the next latent `[B, C, H, W]` and reward logits `[B, S]`."""
+        plane = ((action + 1) / self._num_actions).to(latent.dtype).view(-1, 1, 1, 1)
+        planes = plane.expand(-1, 1, *latent.shape[2:])
+        merged = torch.relu_(self._merge(torch.cat((latent, planes), dim=1)) + latent)
+        next_latent = normalize_latent(self._tower(merged))
+        return next_latent, self._reward(next_latent)
+
+
+class _Head(torch.nn.Module):
+    def __init__(self, latent_shape: tuple[int, ...], channels: int, hidden_size: int, num_outputs: int):
+        super().__init__()
+        in_channels, height, width = latent_shape
+        outputs = torch.nn.Linear(hidden_size, num_outputs)
+        # Zero heads: at first the policy is uniform and the value 0, instead of noise that a search would amplify.
+        torch.nn.init.zeros_(outputs.weight)
+        torch.nn.init.zeros_(outputs.bias)
+        self._layers = torch.nn.Sequential(
+            torch.nn.Conv2d(in_channels, channels, kernel_size=1, bias=False),
+            torch.nn.BatchNorm2d(channels),
+            torch.nn.ReLU(inplace=True),
+            torch.nn.Flatten(),
+            torch.nn.Linear(channels * height * width, hidden_size, bias=False),
+            torch.nn.BatchNorm1d(hidden_size),
+            torch.nn.ReLU(inplace=True),
+            outputs,
+        )
+
+    def forward(self, latent: torch.Tensor) -> torch.Tensor:
+        return self._layers(latent)
+
+
+@gin.configurable
+class ImagePrediction(torch.nn.Module):
+    """From a latent image to the logits of all heads, which share one residual tower.
+
+    Args:
+        latent_shape: `(C, H, W)`.
+        head_sizes: outputs of each head.
+        num_blocks: residual blocks of the tower.
+        head_channels: channels of each head.
+        head_hidden_size: size of each head's hidden layer.
+    """
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, ...],
+        head_sizes: Sequence[int],
+        num_blocks: int = 1,
+        head_channels: int = 16,
+        head_hidden_size: int = 32,
+    ):
+        super().__init__()
+        self._tower = torch.nn.Sequential(*_tower(latent_shape[0], num_blocks))
+        self._heads = torch.nn.ModuleList(
+            _Head(latent_shape, head_channels, head_hidden_size, size) for size in head_sizes
+        )
+
+    def forward(self, latent: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """`[B, C, H, W]` to `[B, size]` of each head."""
+        features = self._tower(latent)
+        return tuple(head(features) for head in self._heads)

@@ -1,0 +1,74 @@
+"""Means and logits under a mask."""
+
+import torch
+
+ILLEGAL_LOGIT = -1.0e30
+"""Exactly probability 0 after a softmax, and yet finite: 0 times it is 0, so entropies and gradients stay finite."""
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """The mean of the values where the mask holds; 0 if it holds nowhere.
+
+    What the mask leaves out has no influence, even if it is NaN, and gets no gradient.
+
+    Args:
+        values: `[...]` float.
+        mask: bool; it must have the shape of `values`, or with `dim` that of this axis alone.
+        dim: the axis over which the mean is taken; None for all.
+
+    Returns:
+        A scalar, or `[...]` without the axis `dim`.
+    """
+    kept = torch.where(mask, values, 0.0)
+    return (kept.sum() if dim is None else kept.sum(dim)) / mask.sum().clamp_min(1)
+
+
+def masked_normalize(values: torch.Tensor, mask: torch.Tensor, epsilon: float = 1.0e-8) -> torch.Tensor:
+    """(values - mean) / (standard deviation + epsilon), both taken where the mask holds; 0 elsewhere.
+
+    The standard deviation is the unbiased one. A single value becomes 0.
+
+    Args:
+        values: `[...]` float.
+        mask: `[...]` bool, of the same shape.
+        epsilon: added to the standard deviation.
+
+    Returns:
+        `[...]`.
+    """
+    count = mask.sum().clamp_min(1)
+    centred = torch.where(mask, values - torch.where(mask, values, 0.0).sum() / count, 0.0)
+    variance = centred.square().sum() / (count - 1).clamp_min(1)
+    return centred / (variance.sqrt() + epsilon)
+
+
+def masked_explained_variance(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """1 - Var(target - prediction) / Var(target) where the mask holds: 1 is perfect, 0 no better than a constant.
+
+    Args:
+        prediction: `[...]` float.
+        target: `[...]` float, of the same shape.
+        mask: `[...]` bool, of the same shape.
+
+    Returns:
+        A scalar; 0 where the target does not vary.
+    """
+    errors = torch.where(mask, torch.stack((target - prediction, target)), 0.0).flatten(1)
+    centred = torch.where(mask.flatten(), errors - errors.sum(1, keepdim=True) / mask.sum().clamp_min(1), 0.0)
+    unexplained, total = centred.square().sum(1).unbind()
+    return torch.where(total > 0.0, 1.0 - unexplained / total, 0.0)
+
+
+def mask_logits(logits: torch.Tensor, legal: torch.Tensor) -> torch.Tensor:
+    """Logits of a categorical distribution that gives illegal choices the probability 0.
+
+    If no choice of a row is legal, all of its choices are equally likely: a row that is masked later must not be NaN.
+
+    Args:
+        logits: `[..., A]` float.
+        legal: `[..., A]` bool, broadcastable.
+
+    Returns:
+        `[..., A]`.
+    """
+    return torch.where(legal, logits, ILLEGAL_LOGIT)

@@ -1,0 +1,148 @@
+"""Returns and advantages over rows of the house's TimeStep convention.
+
+All functions take blocks `[B, T+1]` and return `[B, T]`. Row t's reward and discount are those received on arriving at
+row t, so the transition from row t to row t+1 carries `reward[:, t+1]` and `discount[:, t+1]`. A LAST row ends its
+episode: the transition that leaves it carries nothing, whatever the rows behind it hold. Termination arrives with
+discount 0, so V(LAST) is never used; truncation arrives with discount 1, and V(LAST) stands for the lost future.
+
+The discount factor of the algorithm is `gamma`; the environment's discount multiplies it.
+"""
+
+import torch
+
+
+def generalized_advantage_estimate(
+    reward: torch.Tensor,
+    discount: torch.Tensor,
+    value: torch.Tensor,
+    is_last: torch.Tensor,
+    gamma: float,
+    gae_lambda: float,
+) -> torch.Tensor:
+    """The generalised advantage estimate, an exponentially weighted mean of n-step advantages.
+
+    Schulman et al., "High-Dimensional Continuous Control Using Generalized Advantage Estimation" (2016), section 3,
+    equations 11-16:
+
+        delta[t] = reward[t+1] + gamma * discount[t+1] * value[t+1] - value[t]
+        A[t]     = delta[t] + gamma * gae_lambda * discount[t+1] * A[t+1]      A[T] = 0
+
+    Ends of episodes: A is 0 on a LAST row. So the row before a truncated LAST bootstraps from V(LAST), the row before a
+    terminated LAST from nothing, and no advantage flows from one episode into the one before. Where the block ends
+    inside an episode, V(row T) stands for the rest. `A + value[:, :T]` is the lambda-return, the target of the value.
+
+    Args:
+        reward: `[B, T+1]` float; row 0 is not used.
+        discount: `[B, T+1]` float, likewise.
+        value: `[B, T+1]` float, the estimate for every row's observation.
+        is_last: `[B, T+1]` bool; row T is not used.
+        gamma: discount factor in [0, 1].
+        gae_lambda: 0 gives the one-step temporal difference, 1 the return minus the value.
+
+    Returns:
+        `[B, T]`.
+
+    Raises:
+        ValueError: the shapes are not one common `[B, T+1]` with T >= 1.
+    """
+    _check_rows(reward, discount, value, is_last)
+    ends = is_last[:, :-1]
+    decay = discount[:, 1:] * gamma
+    delta = torch.addcmul(reward[:, 1:], decay, value[:, 1:]) - value[:, :-1]
+    return _backward_recursion(
+        torch.where(ends, 0.0, delta), torch.where(ends, 0.0, decay * gae_lambda), torch.zeros_like(value[:, 0])
+    )
+
+
+def discounted_return(
+    reward: torch.Tensor, discount: torch.Tensor, value: torch.Tensor, is_last: torch.Tensor, gamma: float
+) -> torch.Tensor:
+    """The sum of discounted rewards to the end of the episode (Sutton and Barto, 2nd edition, equation 3.8).
+
+        G[t] = reward[t+1] + gamma * discount[t+1] * G[t+1]      G[T] = value[T]
+
+    Ends of episodes: G is `value` on a LAST row. So the return before a truncated LAST bootstraps from V(LAST), the
+    one before a terminated LAST is its reward alone. Where the block ends inside an episode, V(row T) stands for the
+    rest. Pass zeros as `value` for the plain sum of the rewards in the block.
+
+    Args:
+        reward: `[B, T+1]` float; row 0 is not used.
+        discount: `[B, T+1]` float, likewise.
+        value: `[B, T+1]` float, used on LAST rows and on row T only.
+        is_last: `[B, T+1]` bool; row T is not used.
+        gamma: discount factor in [0, 1].
+
+    Returns:
+        `[B, T]`.
+
+    Raises:
+        ValueError: the shapes are not one common `[B, T+1]` with T >= 1.
+    """
+    _check_rows(reward, discount, value, is_last)
+    ends = is_last[:, :-1]
+    return _backward_recursion(
+        torch.where(ends, value[:, :-1], reward[:, 1:]), torch.where(ends, 0.0, discount[:, 1:] * gamma), value[:, -1]
+    )
+
+
+def n_step_return(
+    reward: torch.Tensor,
+    discount: torch.Tensor,
+    value: torch.Tensor,
+    is_last: torch.Tensor,
+    gamma: float,
+    num_steps: int,
+) -> torch.Tensor:
+    """The n-step bootstrapped return (Sutton and Barto, 2nd edition, section 7.1) with n = K = `num_steps`.
+
+        G0[t] = value[t]
+        Gk[t] = reward[t+1] + gamma * discount[t+1] * Gk-1[t+1]      Gk[T] = value[T]
+
+    Ends of episodes: every Gk is `value` on a LAST row, so a return never looks past the end of its episode; with a
+    truncated LAST it bootstraps from V(LAST) after fewer than K steps, with a terminated LAST from nothing. The last
+    K-1 returns of the block bootstrap from V(row T) after fewer than K steps.
+
+    Args:
+        reward: `[B, T+1]` float; row 0 is not used.
+        discount: `[B, T+1]` float, likewise.
+        value: `[B, T+1]` float, the estimate for every row's observation.
+        is_last: `[B, T+1]` bool; row T is not used.
+        gamma: discount factor in [0, 1].
+        num_steps: K, at least 1.
+
+    Returns:
+        `[B, T]`.
+
+    Raises:
+        ValueError: the shapes are not one common `[B, T+1]` with T >= 1, or `num_steps` is below 1.
+    """
+    _check_rows(reward, discount, value, is_last)
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}; an n-step return needs at least 1 step")
+    ends = is_last[:, :-1]
+    decay = discount[:, 1:] * gamma
+    estimate = value
+    for _ in range(min(num_steps, reward.shape[1] - 1)):
+        shorter = torch.addcmul(reward[:, 1:], decay, estimate[:, 1:])
+        estimate = torch.cat((torch.where(ends, value[:, :-1], shorter), value[:, -1:]), dim=1)
+    return estimate[:, :-1]
+
+
+def _backward_recursion(base: torch.Tensor, decay: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
+    """x[t] = base[t] + decay[t] * x[t+1], from x[T] = `final` `[B]` down; `[B, T]` in and out."""
+    current = final
+    results = []
+    for base_row, decay_row in zip(reversed(base.unbind(1)), reversed(decay.unbind(1)), strict=True):
+        current = torch.addcmul(base_row, decay_row, current)
+        results.append(current)
+    results.reverse()
+    return torch.stack(results, dim=1)
+
+
+def _check_rows(*rows: torch.Tensor) -> None:
+    shapes = [tuple(tensor.shape) for tensor in rows]
+    if len(set(shapes)) != 1 or len(shapes[0]) != 2 or shapes[0][1] < 2:
+        raise ValueError(
+            f"reward, discount, value and is_last have the shapes {shapes}; expected one common shape [B, T+1] with "
+            "T >= 1: give every row and the one after the last"
+        )

@@ -1,0 +1,123 @@
+"""Metrics as a table with one value per row, the same for every run of the same seed."""
+
+import contextlib
+import csv
+import io
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from absl import logging
+
+from alfish.data_structures import Progress
+
+COLUMNS = ("iteration", "env_steps", "updates", "metric", "value")
+
+
+class CsvWriter:
+    """Appends rows `iteration,env_steps,updates,metric,value` to a file.
+
+    The content is a function of the run alone: floats have all their digits, and nothing measured with a clock is
+    written. Nothing is buffered in this process, so a kill loses no finished summary and tears at
+    most the last row; a resumed run cuts the file back to its checkpoint first. A file that is already there and is not
+    resumed is kept beside, as `<name>.old`.
+
+    Args:
+        path: the file; its folder is made if needed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = pathlib.Path(path)
+        self._file: io.FileIO | None = None
+        self._resumed_offset = 0
+
+    def write(self, progress: Progress, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
+        """Appends one row for each value, all or none of them.
+
+        Args:
+            progress: the first three columns.
+            values: the last two.
+            timing: not written.
+
+        Raises:
+            OSError: they could not be written. The file is as before.
+        """
+        del timing
+        if self._file is None:
+            self._keep_old_file()
+            self._file = self._open()
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        size = os.fstat(self._file.fileno()).st_size
+        if size == 0:
+            table.writerow(COLUMNS)
+        where = (progress.iteration, progress.env_steps, progress.updates)
+        for name, value in values.items():
+            table.writerow((*where, name, repr(value)))
+        data = memoryview(text.getvalue().encode())
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError:
+            # Half a row would run into the next summary.
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)
+            raise
+
+    def close(self) -> None:
+        """Closes the file. A later `write` would begin a new one."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The length of the file in bytes, after it has reached the disk."""
+        if self._file is None:
+            return {"offset": self._resumed_offset}
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            logging.warning("%s may lose its newest rows if the machine stops: %s", self._path, error)
+        return {"offset": os.fstat(self._file.fileno()).st_size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cuts the file back to where it was: drops rows that a run wrote after its last checkpoint.
+
+        Warns if the file is shorter than it was; the rows in between are lost, and those to come are appended.
+        """
+        self.close()
+        offset = self._resumed_offset = int(state["offset"])
+        self._file = self._open()
+        size = os.fstat(self._file.fileno()).st_size
+        if size < offset:
+            logging.warning(
+                "%s has %d bytes, but had %d when the checkpoint was made: rows of the time before it are missing. New "
+                "rows are appended; if you have the whole file, stop, put it back and resume.",
+                self._path,
+                size,
+                offset,
+            )
+        self._file.truncate(self._end_of_row(self._file, min(size, offset)))
+
+    def _open(self) -> io.FileIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        return open(self._path, "a+b", buffering=0)
+
+    def _keep_old_file(self) -> None:
+        if self._path.exists() and self._path.stat().st_size:
+            old = self._path.with_name(self._path.name + ".old")
+            logging.warning("%s is not of this run; it is kept as %s", self._path, old)
+            self._path.replace(old)
+
+    @staticmethod
+    def _end_of_row(file: io.FileIO, end: int) -> int:
+        """The largest offset up to `end` that does not lie inside a row."""
+        while end > 0:
+            begin = max(0, end - 4096)
+            file.seek(begin)
+            newline = file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                return begin + newline + 1
+            end = begin
+        return 0

@@ -1,0 +1,298 @@
+"""Where training batches come from: the fresh window, or the replay buffer.
+
+This is the one place that turns time-major windows `[T, B]` into batch-major blocks `[B, T]`, and the only difference
+between on-policy and off-policy training.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import gin
+import numpy as np
+import torch
+
+from alfish import nest, specs
+from alfish.algorithms.algorithm import Algorithm
+from alfish.data_structures import BatchInfo, Experience, Progress, TimeStep
+from alfish.experience_replayers.replay_buffer import ReplayBuffer
+from alfish.networks.preprocessing import ObservationTransform, episode_begins
+from alfish.summary.timers import Timers
+
+
+class TrainBatch(NamedTuple):
+    """What one gradient step sees.
+
+    Attributes:
+        inputs: `[B, T]` rows.
+        rollout_info: `[B, T]`, from `preprocess_experience`.
+        importance_weight: `[B]`, or `()`.
+    """
+
+    inputs: TimeStep
+    rollout_info: nest.Nest
+    importance_weight: nest.Nest
+
+
+class SourceContext(NamedTuple):
+    """What every batch source is built from.
+
+    Attributes:
+        algorithm: whose `preprocess_experience` makes the targets.
+        transform: from stored to seen observations.
+        row_specs: Experience of the specs of one stored row.
+        num_envs: B of a window.
+        window_length: T of a window.
+        generator: draws samples and permutations.
+        device: where the algorithm is.
+        timers: gets the phases "sample" and "targets".
+    """
+
+    algorithm: Algorithm
+    transform: ObservationTransform
+    row_specs: Experience
+    num_envs: int
+    window_length: int
+    generator: np.random.Generator
+    device: torch.device
+    timers: Timers
+
+
+class BatchSource:
+    """The interface of a batch source.
+
+    Args:
+        context: what it is built from.
+
+    Raises:
+        ValueError: the algorithm has a recurrent state, which no source of this version keeps in order.
+    """
+
+    def __init__(self, context: SourceContext):
+        self._context = context
+        if nest.leaves(context.algorithm.initial_state(1)):
+            raise ValueError(
+                f"{type(context.algorithm).__name__} has a recurrent state; {type(self).__name__} hands out rows without "
+                "their order. Use a network without recurrence, for example with FrameStack"
+            )
+
+    @property
+    def num_bytes(self) -> int:
+        """Predicted bytes of what is stored."""
+        return 0
+
+    def updates_after(self, env_steps: int) -> int:
+        """How many gradient steps are due after so many environment steps of the run (to be told beforehand)."""
+        raise NotImplementedError(f"{type(self).__name__} must define updates_after(env_steps)")
+
+    def example(self) -> TrainBatch:
+        """A batch made of rows of zeros, as large as the ones that `batches` yields."""
+        raise NotImplementedError(f"{type(self).__name__} must define example()")
+
+    def add(self, window: Experience) -> None:
+        """Takes a collected window; `window` is valid only during this call and the `batches` after it."""
+        raise NotImplementedError(f"{type(self).__name__} must define add(window)")
+
+    def batches(self, progress: Progress) -> Iterator[TrainBatch]:
+        """The batches of this iteration."""
+        raise NotImplementedError(f"{type(self).__name__} must define batches(progress)")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        del state
+
+    def _prepare(self, time_step: TimeStep, rollout_info: nest.Nest, batch_info: BatchInfo) -> TrainBatch:
+        """Moves a block to the device, transforms its observations, and makes the targets.
+
+        Args:
+            time_step: `[B, past + T + future]`; the past rows are dropped.
+            rollout_info: without the past rows.
+            batch_info: without the past rows.
+        """
+        context = self._context
+        past = context.transform.past_rows
+        with context.timers.phase("targets"), torch.no_grad():
+            if context.device.type != "cpu":
+                time_step, rollout_info, batch_info = nest.map_structure(
+                    lambda leaf: leaf.to(context.device, non_blocking=True), (time_step, rollout_info, batch_info)
+                )
+            observation = time_step.observation
+            if past:
+                begins = episode_begins(time_step.is_first(), time_step.is_last())
+                num_rows = nest.leaves(observation)[0].shape[1]
+                observation = context.transform.unroll(observation, begins[:, :num_rows])
+                time_step = nest.map_structure(lambda leaf: leaf[:, past:], time_step._replace(observation=()))
+            inputs, info = context.algorithm.preprocess_experience(
+                time_step._replace(observation=observation), rollout_info, batch_info
+            )
+        return TrainBatch(inputs, info, batch_info.importance_weight)
+
+
+@gin.configurable
+class OnPolicyBatches(BatchSource):
+    """Epochs of shuffled mini-batches over the fresh window, which is then dropped.
+
+    The rows of the window are mixed over environments and time: `[B, 1]` batches.
+
+    Args:
+        context: see SourceContext.
+        mini_batch_size: rows of one gradient step, at least 1. The last one of an epoch holds what is left.
+        num_epochs: passes over the window, at least 1.
+
+    Raises:
+        ValueError: a size is smaller than 1, or the algorithm needs rows that a window does not have.
+    """
+
+    def __init__(self, context: SourceContext, mini_batch_size: int = gin.REQUIRED, num_epochs: int = gin.REQUIRED):
+        super().__init__(context)
+        check_at_least("OnPolicyBatches.mini_batch_size", mini_batch_size, 1)
+        check_at_least("OnPolicyBatches.num_epochs", num_epochs, 1)
+        if context.algorithm.rows_needed().future > 1:
+            raise ValueError(
+                f"{type(context.algorithm).__name__} needs {context.algorithm.rows_needed().future} rows after a row; "
+                "a fresh window has 1: bind Trainer.batch_source = @ReplayBatches"
+            )
+        self._mini_batch_size = mini_batch_size
+        self._num_epochs = num_epochs
+        self._window: Experience | None = None
+
+    def updates_after(self, env_steps: int) -> int:
+        rows = self._context.num_envs * self._context.window_length
+        return (env_steps // rows) * self._num_epochs * -(-rows // self._mini_batch_size)
+
+    def example(self) -> TrainBatch:
+        context = self._context
+        num_envs, length, past = context.num_envs, context.window_length, context.transform.past_rows
+        time_step = specs.zeros(context.row_specs.time_step, (num_envs, past + length + 1))
+        answers = specs.zeros(context.row_specs._replace(time_step=()), (num_envs, length))
+        inputs, info = self._mixed_rows(answers._replace(time_step=time_step))
+        return self._pick(inputs, info, torch.arange(min(self._mini_batch_size, num_envs * length)))
+
+    def add(self, window: Experience) -> None:
+        self._window = window
+
+    def batches(self, progress: Progress) -> Iterator[TrainBatch]:
+        assert self._window is not None, "batches() before add()"
+        inputs, info = self._mixed_rows(nest.map_structure(lambda leaf: leaf.transpose(0, 1), self._window))
+        self._window = None
+        if self._context.algorithm.trains_on_last_rows:
+            rows = torch.arange(inputs.reward.shape[0], device=inputs.reward.device)
+        else:
+            rows = torch.nonzero(~inputs.is_last()).squeeze(1)  # on a GPU one synchronisation per window
+        for _ in range(self._num_epochs):
+            order = torch.from_numpy(self._context.generator.permutation(rows.shape[0])).to(rows.device)
+            for chosen in rows[order].split(self._mini_batch_size):
+                yield self._pick(inputs, info, chosen)
+
+    def _mixed_rows(self, window: Experience) -> tuple[TimeStep, nest.Nest]:
+        position = torch.arange(self._context.window_length).expand(self._context.num_envs, -1)
+        prepared = self._prepare(window.time_step, window.rollout_info, BatchInfo(window.action, position))
+        return nest.map_structure(lambda leaf: leaf.flatten(0, 1), (prepared.inputs, prepared.rollout_info))
+
+    def _pick(self, inputs: TimeStep, info: nest.Nest, rows: torch.Tensor) -> TrainBatch:
+        return TrainBatch(*nest.map_structure(lambda leaf: leaf[rows].unsqueeze(1), (inputs, info)), ())
+
+
+@gin.configurable
+class ReplayBatches(BatchSource):
+    """Samples of a replay buffer, at a fixed number of gradient steps per environment step.
+
+    The number of updates follows from the environment steps alone, never from how fast the machine is.
+
+    Args:
+        context: see SourceContext.
+        batch_size: B of a sampled block, at least 1.
+        updates_per_env_step: gradient steps per environment step after `initial_env_steps`; larger than 0.
+        initial_env_steps: environment steps before the first gradient step.
+        segment_length: T of a sampled block.
+
+    Raises:
+        ValueError: a size is out of range, or the algorithm is on-policy.
+    """
+
+    def __init__(
+        self,
+        context: SourceContext,
+        batch_size: int = gin.REQUIRED,
+        updates_per_env_step: float = gin.REQUIRED,
+        initial_env_steps: int = gin.REQUIRED,
+        segment_length: int = 1,
+    ):
+        super().__init__(context)
+        check_at_least("ReplayBatches.batch_size", batch_size, 1)
+        check_at_least("ReplayBatches.initial_env_steps", initial_env_steps, 0)
+        if not updates_per_env_step > 0:
+            raise ValueError(f"ReplayBatches.updates_per_env_step is {updates_per_env_step}; it must be larger than 0")
+        if context.algorithm.on_policy:
+            raise ValueError(
+                f"{type(context.algorithm).__name__} is on-policy: it cannot learn from a replay buffer; "
+                "bind Trainer.batch_source = @OnPolicyBatches"
+            )
+        rows_needed = context.algorithm.rows_needed()
+        rows_needed = rows_needed._replace(past=rows_needed.past + context.transform.past_rows)
+        self._buffer = ReplayBuffer(
+            spec=context.row_specs,
+            num_envs=context.num_envs,
+            rows_needed=rows_needed,
+            segment_length=segment_length,
+        )
+        self._rows_needed = rows_needed
+        self._segment_length = segment_length
+        self._rows_for_a_block = segment_length + rows_needed.past
+        self._batch_size = batch_size
+        self._updates_per_env_step = updates_per_env_step
+        self._initial_env_steps = initial_env_steps
+
+    @property
+    def num_bytes(self) -> int:
+        return self._buffer.num_bytes
+
+    def updates_after(self, env_steps: int) -> int:
+        return max(0, int((env_steps - self._initial_env_steps) * self._updates_per_env_step))
+
+    def example(self) -> TrainBatch:
+        past, future, future_observations = self._rows_needed
+        row_specs, length = self._context.row_specs, self._segment_length
+        outer = (self._batch_size, past + length + future)
+        observation = specs.zeros(row_specs.time_step.observation, (outer[0], past + length + future_observations))
+        rows = specs.zeros(row_specs._replace(time_step=row_specs.time_step._replace(observation=())), outer)
+        rows = rows._replace(time_step=rows.time_step._replace(observation=observation))
+        return self._prepare_sample(rows, BatchInfo(rows.action, torch.arange(outer[1]).expand(outer)))
+
+    def add(self, window: Experience) -> None:
+        past, length = self._context.transform.past_rows, self._context.window_length
+        rows = nest.map_structure(lambda leaf: leaf[past : past + length], window.time_step)
+        self._buffer.append(window._replace(time_step=rows))
+
+    def batches(self, progress: Progress) -> Iterator[TrainBatch]:
+        due = self.updates_after(progress.env_steps) - progress.updates
+        if self._buffer.num_rows < self._rows_for_a_block * self._context.num_envs:
+            return
+        for _ in range(due):
+            with self._context.timers.phase("sample"):
+                sampled = self._buffer.sample(self._batch_size, self._context.generator)
+            yield self._prepare_sample(sampled.experience, sampled.batch_info)
+
+    def _prepare_sample(self, experience: Experience, batch_info: BatchInfo) -> TrainBatch:
+        past = self._rows_needed.past
+        if past:
+            later = (experience.rollout_info, batch_info.action, batch_info.position)
+            info, action, position = nest.map_structure(lambda leaf: leaf[:, past:], later)
+            return self._prepare(experience.time_step, info, batch_info._replace(action=action, position=position))
+        return self._prepare(experience.time_step, experience.rollout_info, batch_info)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._buffer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._buffer.load_state_dict(state)
+
+
+def check_at_least(name: str, value: int, minimum: int) -> None:
+    """Raises a ValueError that names the setting if `value` is smaller than `minimum`."""
+    if value < minimum:
+        raise ValueError(f"{name} is {value}; it must be at least {minimum}")
+

@@ -1,0 +1,331 @@
+"""Checkpoints of a run, and files of weights: the newest good one wins, and it is loaded whole or not at all."""
+
+import errno
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import torch
+from absl import logging
+
+from alfish.trainers.checkpoint_files import (
+    STATE,
+    DamagedCheckpoint,
+    deserialize,
+    map_tensor,
+    read_manifest,
+    read_state,
+    serialize,
+    sync_folder,
+    verify,
+    write_checkpoint,
+    write_file,
+)
+from alfish.trainers.state_checks import (
+    NOT_EXPECTED,
+    Difference,
+    Stateful,
+    differences,
+    names_differ,
+    raise_mismatch,
+)
+from alfish.trainers.state_nests import Path, checksum, join
+
+WEIGHTS_VERSION = 1
+TEMPORARY_PREFIX = ".tmp-"
+_NAME = re.compile(r"(\d{12,})(?:-(\d+))?")
+_BAD_NAME = re.compile(_NAME.pattern + r"\.bad(?:-\d+)?")
+
+
+class _Content(NamedTuple):
+    """A checkpoint that was read and verified.
+
+    Attributes:
+        step: the step that it was saved at.
+        states: by component; None in place of each large tensor.
+        large: by component and path; maps of the files.
+    """
+
+    step: int
+    states: dict[str, Any]
+    large: dict[str, dict[Path, torch.Tensor]]
+
+    def state(self, component: str, copy: bool) -> Any:
+        large = self.large[component]
+        if copy:
+            large = {path: tensor.clone() for path, tensor in large.items()}
+        return join(self.states[component], large)
+
+
+class CheckpointStore:
+    """The checkpoints in one folder, each a folder named by its step.
+
+    One process saves, any number may load at the same time. A checkpoint appears under its name only when all of it is
+    on the disk; whatever happens before leaves the earlier ones as they are.
+
+    Args:
+        folder: made by the first `save`.
+        keep: how many of the newest checkpoints stay; at least 1, and 2 to be safe from a damaged file.
+
+    Raises:
+        ValueError: `keep` is less than 1.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"CheckpointStore: keep is {keep}; expected at least 1")
+        self._folder = pathlib.Path(folder)
+        self._keep = keep
+        self._is_clean = False
+
+    def save(self, step: int, components: Mapping[str, Stateful]) -> pathlib.Path:
+        """Saves a checkpoint, waits until it is on the disk, and deletes those beyond `keep`.
+
+        Args:
+            step: not less than that of any other checkpoint in the folder.
+            components: everything with state, by name.
+
+        Returns:
+            The checkpoint's folder.
+
+        Raises:
+            OSError: it could not be written; the earlier ones are untouched.
+            ValueError: the folder holds a newer checkpoint, or a state holds what cannot be loaded safely.
+        """
+        newest = self.newest_step()
+        if step < 0 or (newest is not None and step < newest):
+            raise ValueError(
+                f"cannot save a checkpoint of step {step} in {self._folder}, which holds one of step {newest}: that "
+                "would be loaded in its place. Load it first, or use another folder"
+            )
+        states = {name: component.state_dict() for name, component in components.items()}
+        try:
+            self._clean_up()
+            target = self._free_name(f"{step:012d}")
+            self._write(target, step, states)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"the checkpoint of step {step} could not be saved in {self._folder}: {error.strerror or error}. The "
+                "earlier checkpoints are untouched; make room, or free what blocks the folder, and resume",
+            ) from error
+        self._delete_old_ones()
+        return target
+
+    def load(self, components: Mapping[str, Stateful], on_missing: Literal["raise", "skip"] = "raise") -> int | None:
+        """Loads the newest good checkpoint into the components, in their order.
+
+        All files are verified and all states compared with their components before the first one is changed. A damaged
+        checkpoint is renamed to `<name>.bad` with a warning, and the one before is tried.
+
+        Args:
+            components: by name; put the random streams last, since building and loading the others may draw from them.
+            on_missing: "raise" if the checkpoint holds a component that is not in `components`; "skip" leaves it alone
+                (to evaluate, the weights are enough) and does not read its large tensors. A component that is not in
+                the checkpoint is always an error.
+
+        Returns:
+            Its step; None if there is no checkpoint.
+
+        Raises:
+            CheckpointMismatch: it is whole, but of a run with other components, networks or spaces.
+            ValueError: there are checkpoints, but all are damaged; or a newer version wrote it.
+        """
+        reasons: list[str] = []
+        tried: set[pathlib.Path] = set()
+        # Listed anew each time: a run that saves meanwhile deletes old ones.
+        while folders := [folder for folder in self.step_folders() if folder not in tried]:
+            tried.add(folders[-1])
+            try:
+                content = self._read(folders[-1], components, on_missing)
+            except DamagedCheckpoint as error:
+                if folders[-1].exists():
+                    reasons.append(f"{folders[-1].name}: {error}")
+                    self._set_aside(folders[-1], error)
+                continue
+            self._hand_over(content, components)
+            return content.step
+        reasons.extend(f"{path.name}: set aside earlier" for path in self._bad_folders() if path not in tried)
+        if reasons:
+            raise ValueError(
+                f"no checkpoint in {self._folder} can be loaded:\n  " + "\n  ".join(reasons) + "\nPut a good copy in "
+                "its place and remove .bad from its name, or begin a new run in another folder."
+            )
+        return None
+
+    def step_folders(self) -> list[pathlib.Path]:
+        """The folders of all checkpoints, oldest first."""
+        if not self._folder.is_dir():
+            return []
+        found = []
+        for path in self._folder.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match and path.is_dir():
+                found.append((int(match[1]), int(match[2] or 1), path))
+        return [path for _, _, path in sorted(found)]
+
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint, verified or not; None if there is none."""
+        folders = self.step_folders()
+        return int(folders[-1].name.split("-")[0]) if folders else None
+
+    def _write(self, target: pathlib.Path, step: int, states: Mapping[str, Any]) -> None:
+        temporary = self._folder / f"{TEMPORARY_PREFIX}{target.name}"
+        try:
+            temporary.mkdir()
+            write_checkpoint(temporary, step, states)
+            temporary.rename(target)
+            sync_folder(self._folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _clean_up(self) -> None:
+        """Once, before the first save: only who saves may remove what looks like the leftovers of a killed run."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._is_clean:
+            for path in self._folder.glob(f"{TEMPORARY_PREFIX}*"):
+                shutil.rmtree(path)
+            self._is_clean = True
+
+    def _free_name(self, name: str) -> pathlib.Path:
+        """`name`, or `name-2`, …: saved twice at a step, the first one stays until the second is whole."""
+        path, number = self._folder / name, 1
+        while path.exists():
+            number += 1
+            path = self._folder / f"{name}-{number}"
+        return path
+
+    def _delete_old_ones(self) -> None:
+        for path in self.step_folders()[: -self._keep]:
+            doomed = self._folder / f"{TEMPORARY_PREFIX}deleted-{path.name}"
+            try:
+                # Renamed first, so that nobody takes a half deleted one for a damaged one.
+                path.rename(doomed)
+                shutil.rmtree(doomed)
+            except OSError as error:
+                logging.warning("the old checkpoint %s could not be deleted: %s", path, error)
+
+    def _set_aside(self, folder: pathlib.Path, error: DamagedCheckpoint) -> None:
+        bad = self._free_name(f"{folder.name}.bad")
+        logging.warning("the checkpoint %s is damaged: %s. It is set aside as %s", folder, error, bad.name)
+        try:
+            folder.rename(bad)
+        except OSError as problem:
+            logging.warning("%s could not be renamed: %s", folder, problem)
+
+    def _bad_folders(self) -> list[pathlib.Path]:
+        if not self._folder.is_dir():
+            return []
+        tried = {path.name for path in self._folder.iterdir()}
+        return sorted(self._folder / name for name in tried if _BAD_NAME.fullmatch(name))
+
+    def _read(self, folder: pathlib.Path, components: Mapping[str, Stateful], on_missing: str) -> _Content:
+        try:
+            return self._read_and_check(folder, components, on_missing)
+        except OSError as error:
+            # A bad sector, or deleted by the run that saves. Anything else (permissions, memory) says nothing about it.
+            if error.errno in (errno.EIO, errno.ENOENT):
+                raise DamagedCheckpoint(f"{error.filename or 'a file'}: {error.strerror}") from error
+            raise
+
+    def _read_and_check(self, folder: pathlib.Path, components: Mapping[str, Stateful], on_missing: str) -> _Content:
+        manifest = read_manifest(folder)
+        match = _NAME.fullmatch(folder.name)
+        if match is None or int(match[1]) != manifest.step:
+            raise DamagedCheckpoint(f"it is of step {manifest.step}, which is not what its name says")
+        what = f"the checkpoint {folder}"
+        rows = names_differ(components, manifest.components, "a component")
+        if on_missing == "skip":
+            rows = [row for row in rows if row.expected != NOT_EXPECTED]
+        raise_mismatch(what, rows)
+        wanted = [file for file in manifest.files if file.component is None or file.component in components]
+        for file in wanted:
+            verify(folder, file)
+        states = read_state(folder)
+        content = _Content(manifest.step, states, {name: {} for name in components})
+        for file in wanted:
+            if file.component is not None:
+                content.large[file.component][file.path] = map_tensor(folder, file)
+        rows = []
+        for name, component in components.items():
+            state = self._joined(content, name)
+            rows.extend(
+                Difference(f"{name}: {row.key}", row.expected, row.found) for row in differences(component, state)
+            )
+        raise_mismatch(what, rows)
+        return content
+
+    @staticmethod
+    def _joined(content: _Content, component: str) -> Any:
+        if component not in content.states:
+            raise DamagedCheckpoint(f"{STATE} does not hold the component {component!r}")
+        try:
+            return content.state(component, copy=False)
+        except (ValueError, RecursionError) as error:
+            raise DamagedCheckpoint(f"the state of {component!r} is not whole: {error}") from error
+
+    @staticmethod
+    def _hand_over(content: _Content, components: Mapping[str, Stateful]) -> None:
+        for name, component in components.items():
+            copies = getattr(component, "copies_on_load", isinstance(component, torch.nn.Module))
+            try:
+                component.load_state_dict(content.state(name, copy=not copies))
+            except Exception as error:
+                error.add_note(
+                    f"The component {name!r} did not take its state from the checkpoint of step {content.step}. Others "
+                    "may have taken theirs: this run cannot go on."
+                )
+                raise
+
+
+def save_weights(path: str | os.PathLike[str], module: torch.nn.Module) -> None:
+    """Writes the state of a module; the file is either whole or not there, and the one before stays until then.
+
+    Args:
+        path: the file; its folder is made if needed.
+        module: on any device.
+
+    Raises:
+        OSError: it could not be written; a file that was there is untouched.
+    """
+    path = pathlib.Path(path)
+    state = {
+        key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in module.state_dict().items()
+    }
+    content = {"format_version": WEIGHTS_VERSION, "sha256": checksum(state), "weights": state}
+    data = serialize(content)
+    # A fixed name, so that what a killed run left behind is overwritten.
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        write_file(temporary, iter([data]))
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, f"the weights could not be saved to {path}: {error.strerror}") from error
+
+
+def load_weights(path: str | os.PathLike[str], module: torch.nn.Module) -> None:
+    """Reads a file of `save_weights` into a module, all of it or nothing.
+
+    Raises:
+        ValueError: there is no such file, or it is damaged (DamagedCheckpoint); it says what is wrong.
+        CheckpointMismatch: keys or shapes are not those of the module.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file of weights at {path}")
+    content = deserialize(path, str(path))
+    if not isinstance(content, dict) or not {"format_version", "sha256", "weights"} <= content.keys():
+        raise DamagedCheckpoint(f"{path} holds no weights that save_weights wrote")
+    if content["format_version"] != WEIGHTS_VERSION:
+        raise ValueError(f"{path} has the format {content['format_version']!r}; this version reads {WEIGHTS_VERSION}")
+    if content["sha256"] != checksum(content["weights"]):
+        raise DamagedCheckpoint(f"{path} is damaged: its checksum differs")
+    raise_mismatch(str(path), differences(module, content["weights"]))
+    module.load_state_dict(content["weights"])

@@ -1,0 +1,72 @@
+"""What is learned: an environment, how its observations are seen, and an algorithm."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gin
+import torch
+
+from alfish import nest
+from alfish.algorithms.algorithm import Algorithm
+from alfish.data_structures import TimeStep, time_step_spec
+from alfish.environments.environment import VectorEnvironment
+from alfish.networks.preprocessing import ObservationTransform
+from alfish.trainers.evaluator import Evaluator
+
+
+class Built(NamedTuple):
+    """The parts of an experiment.
+
+    Attributes:
+        environment: B environments.
+        transform: from stored to seen observations.
+        algorithm: on its device.
+        row_specs: the specs of a stored TimeStep.
+    """
+
+    environment: VectorEnvironment
+    transform: ObservationTransform
+    algorithm: Algorithm
+    row_specs: TimeStep
+
+
+@gin.configurable
+class Experiment:
+    """The factories of an experiment: what training, evaluation and play have in common.
+
+    Args:
+        environment: makes the environments that are collected from, given `num_envs`.
+        algorithm: makes the algorithm, given `observation_spec` and `action_spec`.
+        evaluation_environment: makes the environments of evaluation and play, given `num_envs`; None takes
+            `environment`.
+        observation_transform: makes the transform, given the spec of a stored observation.
+    """
+
+    def __init__(
+        self,
+        environment: Callable[..., VectorEnvironment] = gin.REQUIRED,
+        algorithm: Callable[..., Algorithm] = gin.REQUIRED,
+        evaluation_environment: Callable[..., VectorEnvironment] | None = None,
+        observation_transform: Callable[[nest.Nest], ObservationTransform] = ObservationTransform,
+    ):
+        self._environment = environment
+        self._algorithm = algorithm
+        self.evaluation_environment = evaluation_environment or environment
+        self._observation_transform = observation_transform
+
+    def build(self, num_envs: int, device: torch.device, for_evaluation: bool = False) -> Built:
+        """Builds the parts; the environments are closed again if one of the others cannot be built."""
+        make_environment = self.evaluation_environment if for_evaluation else self._environment
+        environment = make_environment(num_envs=num_envs)
+        try:
+            transform = self._observation_transform(environment.observation_spec)
+            algorithm = self._algorithm(observation_spec=transform.output_spec, action_spec=environment.action_spec)
+            row_specs = time_step_spec(environment.observation_spec, environment.action_spec)
+            return Built(environment, transform, algorithm.to(device), row_specs)
+        except BaseException:
+            environment.close()
+            raise
+
+    def evaluator(self, built: Built, device: torch.device) -> Evaluator:
+        """An evaluator of the built algorithm; its environments are made at the first evaluation."""
+        return Evaluator(built.algorithm, built.transform, self.evaluation_environment, device)

@@ -1,0 +1,249 @@
+"""The training loop: collect, store, update, report, evaluate, save."""
+
+import itertools
+import pathlib
+import time
+from typing import Any
+
+import gin
+import torch
+
+from alfish import nest
+from alfish.data_structures import Experience, Progress
+from alfish.rollout.acting import experience_specs
+from alfish.rollout.same_process_engine import SameProcessEngine
+from alfish.summary.episode_metrics import EpisodeMetrics
+from alfish.summary.timers import Timers
+from alfish.summary.writers import Summaries
+from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch, check_at_least
+from alfish.trainers.checkpoint_store import CheckpointStore
+from alfish.trainers.evaluator import BestWeights, Evaluation
+from alfish.trainers.experiment import Experiment
+from alfish.trainers.progress import Counters, crossed
+from alfish.trainers.seeding import RandomStreams
+from alfish.trainers.updater import MeanOfUpdates, Updater
+
+
+@gin.configurable
+class Trainer:
+    """Runs an experiment.
+
+    Args:
+        experiment: the factories of environment, transform and algorithm.
+        device: where the algorithm lives.
+        seed: decides every random number of the run.
+        batch_source: `@OnPolicyBatches` or `@ReplayBatches`.
+        num_envs: B, at least 1.
+        window_length: T, rows per environment and iteration, at least 1.
+        total_env_steps: the length of the run.
+        summary_interval: environment steps between summaries.
+        evaluation_interval: environment steps between evaluations; None evaluates only at the end.
+        checkpoint_interval: environment steps between checkpoints. A checkpoint closes the episodes in flight (as a
+            time limit would), so it should be far longer than an episode.
+        keep_checkpoints: how many of the newest checkpoints are kept, at least 1.
+
+    Raises:
+        ValueError: a size or an interval is smaller than 1, or parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        device: torch.device,
+        seed: int = 0,
+        batch_source: type[BatchSource] = gin.REQUIRED,
+        num_envs: int = gin.REQUIRED,
+        window_length: int = gin.REQUIRED,
+        total_env_steps: int = gin.REQUIRED,
+        summary_interval: int = gin.REQUIRED,
+        evaluation_interval: int | None = gin.REQUIRED,
+        checkpoint_interval: int = gin.REQUIRED,
+        keep_checkpoints: int = 2,
+    ):
+        sizes = {"num_envs": num_envs, "window_length": window_length, "total_env_steps": total_env_steps}
+        sizes |= {"summary_interval": summary_interval, "checkpoint_interval": checkpoint_interval}
+        sizes |= {"evaluation_interval": evaluation_interval or 1, "keep_checkpoints": keep_checkpoints}
+        for name, value in sizes.items():
+            check_at_least(f"Trainer.{name}", value, 1)
+        self.total_env_steps = total_env_steps
+        self.seed = seed
+        self._summary_interval = summary_interval
+        self._evaluation_interval = evaluation_interval
+        self._checkpoint_interval = checkpoint_interval
+        self._keep_checkpoints = keep_checkpoints
+        self._store: CheckpointStore | None = None
+        self._summaries = Summaries([])
+        self._random = RandomStreams(seed)
+        self._evaluation_seed = int(self._random.sequence("evaluation").generate_state(1)[0] >> 1)
+        self._counters = Counters(total_env_steps)
+        self._timers = Timers()
+        self._episodes = EpisodeMetrics(num_envs)
+        self._means = MeanOfUpdates()
+        self._best = BestWeights(None)
+        self._stop_requested = False
+        self.built = experiment.build(num_envs, device)
+        try:
+            self._make_parts(experiment, batch_source, device, window_length)
+        except BaseException:
+            self.built.environment.close()
+            raise
+
+    def _make_parts(
+        self, experiment: Experiment, batch_source: type[BatchSource], device: torch.device, window_length: int
+    ) -> None:
+        environment, transform, algorithm, row_specs = self.built
+        num_envs = environment.num_envs
+        self._evaluator = experiment.evaluator(self.built, device)
+        self._updater = Updater(algorithm)
+        context = SourceContext(
+            algorithm=algorithm,
+            transform=transform,
+            row_specs=experience_specs(algorithm, transform, row_specs, num_envs, device),
+            num_envs=num_envs,
+            window_length=window_length,
+            generator=self._random.generator("batches"),
+            device=device,
+            timers=self._timers,
+        )
+        self.batch_source = batch_source(context)
+        self._engine = SameProcessEngine(
+            environment, algorithm, transform, window_length, self._random.generator("environments"), device, self._timers
+        )
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run has come."""
+        return self._counters.progress()
+
+    def open(self, root_dir: pathlib.Path, summaries: Summaries) -> bool:
+        """Gives the run a folder, and continues from the newest good checkpoint in it if there is one.
+
+        Without this call nothing is kept.
+
+        Args:
+            root_dir: checkpoints and the best weights go there.
+            summaries: where metrics go.
+
+        Returns:
+            True if a checkpoint was loaded.
+        """
+        self._summaries = summaries
+        self._best = BestWeights(root_dir / "best")
+        self._store = CheckpointStore(root_dir / "checkpoints", keep=self._keep_checkpoints)
+        return self._store.load(self._components()) is not None
+
+    def dry_run(self) -> TrainBatch:
+        """Collects three windows and takes a gradient step on the example batch and, if one is due, on a real one.
+
+        Returns:
+            The last batch.
+        """
+        batch = self.batch_source.example()
+        self._updater.update(batch, self.progress)
+        for _ in range(3):
+            self._collect()
+        at_the_end = self.progress._replace(env_steps=self.total_env_steps)
+        self.built.algorithm.train()
+        for batch in itertools.islice(self.batch_source.batches(at_the_end), 1):
+            self._updater.update(batch, self.progress)
+        return batch
+
+    def request_stop(self) -> None:
+        """Makes `train` save and return at the end of the step that it is in. Safe to call from a signal handler."""
+        self._stop_requested = True
+
+    def train(self, stop_at_env_steps: int | None = None) -> Evaluation | None:
+        """Trains until the run is complete, or `stop_at_env_steps` is reached, or a stop is requested; then saves.
+
+        Returns:
+            The last evaluation if the run is complete, else None.
+        """
+        last = self.total_env_steps if stop_at_env_steps is None else min(stop_at_env_steps, self.total_env_steps)
+        evaluation = None
+        if self.progress.iteration == 0:
+            self.built.algorithm.after_train_iter(self.progress)
+        self._summary_started = time.monotonic()
+        self._summary_env_steps = self.progress.env_steps
+        while self.progress.env_steps < last and not self._stop_requested:
+            evaluation = self._iterate(last)
+        return evaluation if self.progress.env_steps >= self.total_env_steps else None
+
+    def _iterate(self, last: int) -> Evaluation | None:
+        before = self.progress.env_steps
+        self._collect()
+        self._update()
+        self.built.algorithm.after_train_iter(self.progress)
+        now = self.progress.env_steps
+        complete = now >= self.total_env_steps
+        if complete or crossed(self._summary_interval, before, now):
+            self._write_summary()
+        evaluation = None
+        if complete or crossed(self._evaluation_interval, before, now):
+            evaluation = self._evaluate()
+        if now >= last or self._stop_requested or crossed(self._checkpoint_interval, before, now):
+            self.save()
+        return evaluation
+
+    def _collect(self) -> None:
+        window: Experience = self._engine.collect()
+        rows = nest.map_structure(lambda leaf: leaf[self.built.transform.past_rows :], window.time_step)
+        self._episodes.update(rows)
+        self._counters.add(iterations=1, env_steps=int((~rows.is_first()[1:]).sum()))
+        self.batch_source.add(window)
+
+    def _update(self) -> None:
+        algorithm = self.built.algorithm
+        algorithm.train()
+        for batch in self.batch_source.batches(self.progress):
+            with self._timers.phase("update"):
+                self._means.add(self._updater.update(batch, self.progress))
+                self._counters.add(updates=1)
+                algorithm.after_update(self.progress)
+            # A replay catches up after a resume with the updates that are left out; a fresh window could not.
+            if self._stop_requested and not algorithm.on_policy:
+                break
+
+    def _write_summary(self) -> None:
+        progress, now = self.progress, time.monotonic()
+        elapsed = max(now - self._summary_started, 1e-9)
+        timing = {f"time/{phase}": share for phase, share in self._timers.shares().items()}
+        timing["time/env_steps_per_second"] = (progress.env_steps - self._summary_env_steps) / elapsed
+        self._summaries.write(progress, self._episodes.result() | self._means.result_and_reset(), timing)
+        self._timers.reset()
+        self._summary_started, self._summary_env_steps = now, progress.env_steps
+
+    def _evaluate(self) -> Evaluation:
+        with self._timers.phase("evaluate"):
+            evaluation = self._evaluator.evaluate(self._evaluation_seed)
+        metrics = {"evaluation/return": evaluation.mean, "evaluation/deviation": evaluation.deviation}
+        self._summaries.write(self.progress, metrics | {"evaluation/length": float(evaluation.lengths.mean())}, {})
+        self._best.offer(evaluation, self.built.algorithm)
+        return evaluation
+
+    def _components(self) -> dict[str, Any]:
+        return {
+            "algorithm": self.built.algorithm,
+            "updater": self._updater,
+            "counters": self._counters,
+            "engine": self._engine,
+            "batch_source": self.batch_source,
+            "episodes": self._episodes,
+            "means": self._means,
+            "summaries": self._summaries,
+            "best": self._best,
+            # Last: loading the others may draw random numbers.
+            "random": self._random,
+        }
+
+    def save(self) -> None:
+        """Closes the episodes in flight and saves a checkpoint."""
+        self._engine.cut()
+        self._episodes.cut()
+        if self._store is not None:
+            self._store.save(self.progress.env_steps, self._components())
+
+    def close(self) -> None:
+        """Closes environments and summaries."""
+        self._evaluator.close()
+        self.built.environment.close()
+        self._summaries.close()

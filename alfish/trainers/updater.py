@@ -1,0 +1,165 @@
+"""One gradient step, the same for every algorithm."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gin
+import torch
+
+from alfish import nest
+from alfish.algorithms.algorithm import Algorithm
+from alfish.data_structures import LossInfo, Progress
+from alfish.ops.schedules import as_schedule
+from alfish.trainers.batch_source import TrainBatch
+
+for _optimizer in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop):
+    gin.external_configurable(_optimizer, module="torch.optim")
+
+
+class NonFiniteUpdates(RuntimeError):
+    """The loss or the gradient was not finite in several updates in a row."""
+
+
+@gin.configurable
+class Updater:
+    """Steps the optimiser on batches; guards the parameters against losses and gradients that are not finite.
+
+    Args:
+        algorithm: the module that is trained.
+        optimizer: makes the optimiser from the parameters, for example `@torch.optim.Adam`.
+        learning_rate: a number, or a schedule: a callable from the run's fraction in [0, 1] to a number.
+        max_gradient_norm: gradients are scaled down to this norm; None leaves them.
+        max_skipped_updates: so many updates in a row that are not finite stop the run; at least 1.
+
+    Raises:
+        ValueError: a setting is out of range, or the algorithm has no parameter to train.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        optimizer: Callable[..., torch.optim.Optimizer] = gin.REQUIRED,
+        learning_rate: float | Callable[[float], float] = gin.REQUIRED,
+        max_gradient_norm: float | None = None,
+        max_skipped_updates: int = 5,
+    ):
+        if max_gradient_norm is not None and not max_gradient_norm > 0:
+            raise ValueError(f"Updater.max_gradient_norm is {max_gradient_norm}; it must be larger than 0, or None")
+        if max_skipped_updates < 1:
+            raise ValueError(f"Updater.max_skipped_updates is {max_skipped_updates}; it must be at least 1")
+        self._algorithm = algorithm
+        self._parameters = [each for each in algorithm.parameters() if each.requires_grad]
+        if not self._parameters:
+            raise ValueError(f"{type(algorithm).__name__} has no parameters that can be trained")
+        self._learning_rate = as_schedule(learning_rate, "Updater.learning_rate")
+        initial_rate = self._learning_rate(0.0)
+        if not (initial_rate > 0 and math.isfinite(initial_rate)):
+            raise ValueError(f"Updater.learning_rate is {initial_rate}; it must be a finite number larger than 0")
+        self._optimizer = optimizer(self._parameters, lr=initial_rate)
+        self._max_gradient_norm = math.inf if max_gradient_norm is None else max_gradient_norm
+        self._max_skipped_updates = max_skipped_updates
+        self._skipped_in_a_row = 0
+        self._skipped_in_all = 0
+
+    def update(self, batch: TrainBatch, progress: Progress) -> dict[str, torch.Tensor]:
+        """Takes one gradient step.
+
+        Returns:
+            Scalars to report, as detached tensors.
+
+        Raises:
+            NonFiniteUpdates: this is the last allowed of several updates in a row that were not finite.
+        """
+        learning_rate = self._learning_rate(progress.fraction)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss_info = self._loss_info(batch)
+        loss = self._mean_loss(loss_info.loss, batch)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_gradient_norm)
+        # One synchronisation per update on a GPU, none on the CPU: whether to step must be known before stepping.
+        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            self._optimizer.step()
+            self._skipped_in_a_row = 0
+        else:
+            self._skip(loss, norm, loss_info)
+        metrics = {name: _mean(value) for name, value in loss_info.extra.items()}
+        metrics |= {"loss": loss.detach(), "gradient_norm": norm.detach()}
+        metrics["learning_rate"] = torch.tensor(learning_rate)
+        metrics["skipped_updates"] = torch.tensor(float(self._skipped_in_all))
+        return metrics
+
+    def _loss_info(self, batch: TrainBatch) -> LossInfo:
+        # Without a recurrent state time is just more batch: [B, T] is folded to [B·T] for one call and unfolded again.
+        outer = tuple(batch.inputs.reward.shape[:2])
+        inputs, info = nest.map_structure(lambda leaf: leaf.flatten(0, 1), (batch.inputs, batch.rollout_info))
+        step = self._algorithm.train_step(inputs, (), info)
+        return self._algorithm.calc_loss(nest.map_structure(lambda leaf: leaf.unflatten(0, outer), step.info))
+
+    def _mean_loss(self, loss: torch.Tensor, batch: TrainBatch) -> torch.Tensor:
+        if nest.leaves(batch.importance_weight):
+            loss = loss * batch.importance_weight[:, None]
+        if self._algorithm.trains_on_last_rows:
+            return loss.mean()
+        counted = ~batch.inputs.is_last()
+        return torch.where(counted, loss, 0.0).sum() / counted.sum().clamp(min=1)
+
+    def _skip(self, loss: torch.Tensor, norm: torch.Tensor, loss_info: LossInfo) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        self._skipped_in_a_row += 1
+        self._skipped_in_all += 1
+        if self._skipped_in_a_row >= self._max_skipped_updates:
+            parts = ", ".join(f"{name} {float(_mean(value)):.4g}" for name, value in loss_info.extra.items())
+            raise NonFiniteUpdates(
+                f"{self._skipped_in_a_row} updates in a row were not finite (loss {float(loss):.4g}, gradient norm "
+                f"{float(norm):.4g}; {parts}); the parameters are those before them. Lower Updater.learning_rate or set "
+                "Updater.max_gradient_norm, and look at the observations and rewards"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimiser's state and the counts of skipped updates."""
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "skipped_in_all": self._skipped_in_all,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._skipped_in_a_row = int(state["skipped_in_a_row"])
+        self._skipped_in_all = int(state["skipped_in_all"])
+
+
+def _mean(value: torch.Tensor) -> torch.Tensor:
+    return value.detach().float().mean()
+
+
+class MeanOfUpdates:
+    """Averages the metrics of the updates since the last summary, without leaving the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = 0
+
+    def add(self, metrics: dict[str, torch.Tensor]) -> None:
+        """Adds the metrics of one update."""
+        self._count += 1
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def result_and_reset(self) -> dict[str, float]:
+        """The means as numbers; empty if there was no update. One synchronisation per summary."""
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self._sums, self._count = dict(state["sums"]), int(state["count"])

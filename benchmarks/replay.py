@@ -1,0 +1,83 @@
+"""Times the replay buffer: appending, and sampling with the gather, for image rows and for small rows.
+
+python benchmarks/replay.py [--capacity 100000] [--num_envs 8] [--batch_size 256] [--repeats 50]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from alfish import specs
+from alfish.data_structures import Experience, RowsNeeded, StepType, time_step_spec
+from alfish.experience_replayers.replay_buffer import ReplayBuffer
+
+_EPISODE_LENGTH = 200
+_NUM_WINDOWS = 10
+_FILLS = (0.05, 1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--capacity", type=int, default=100_000, help="rows over all environments")
+    parser.add_argument("--num_envs", type=int, default=8)
+    parser.add_argument("--window", type=int, default=20, help="rows per environment and append")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--frame", type=int, default=84, help="height and width of the image")
+    parser.add_argument("--repeats", type=int, default=50)
+    arguments = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; medians of {arguments.repeats} batches")
+    image = specs.TensorSpec((arguments.frame, arguments.frame), torch.uint8)
+    _measure("image, 3 + 1 + 5 rows", image, RowsNeeded(3, 5, 5), arguments)
+    _measure("4 numbers, 1 + 10 rows", specs.TensorSpec((4,)), RowsNeeded(0, 10, 5), arguments)
+
+
+def _measure(name: str, observation: specs.TensorSpec, rows_needed: RowsNeeded, arguments: argparse.Namespace) -> None:
+    spec = _experience_spec(observation)
+    replay = ReplayBuffer(spec, arguments.num_envs, arguments.capacity, rows_needed)
+    print(f"\n{name}, {replay.capacity} rows of {arguments.num_envs} environments, {replay.num_bytes / 2**20:.0f} MiB")
+    # Prepared in advance: torch's threads keep spinning for a while after they have filled a window.
+    windows = [_window(spec, index * arguments.window, arguments) for index in range(_NUM_WINDOWS)]
+    generator = np.random.default_rng(0)
+    for fill in _FILLS:
+        seconds = []
+        while replay.num_rows + arguments.window * arguments.num_envs <= fill * replay.capacity:
+            window = windows[len(seconds) % _NUM_WINDOWS]
+            seconds.append(_seconds(lambda window=window: replay.append(window)))
+        rows_per_second = arguments.window * arguments.num_envs / statistics.median(seconds)
+        print(f"  up to {fill:4.0%} full: append {rows_per_second:12,.0f} rows/s", end="")
+        replay.sample(arguments.batch_size, generator)
+        sampling = [_seconds(lambda: replay.sample(arguments.batch_size, generator)) for _ in range(arguments.repeats)]
+        print(f", sample {arguments.batch_size} blocks {1e3 * statistics.median(sampling):8.3f} ms")
+
+
+def _experience_spec(observation: specs.TensorSpec) -> Experience:
+    action = specs.BoundedTensorSpec((), torch.int64, 0, 17)
+    scalar = specs.TensorSpec()
+    return Experience(
+        time_step=time_step_spec(observation, action),
+        action=action,
+        rollout_info={"value": scalar, "reward": scalar, "policy": specs.TensorSpec((18,)), "version": scalar},
+    )
+
+
+def _window(spec: Experience, position: int, arguments: argparse.Namespace) -> Experience:
+    window = specs.zeros(spec, (arguments.window, arguments.num_envs))
+    row = torch.arange(position, position + arguments.window)[:, None] % _EPISODE_LENGTH
+    window.time_step.step_type.fill_(StepType.MID)
+    window.time_step.step_type.masked_fill_(row == 0, StepType.FIRST)
+    window.time_step.step_type.masked_fill_(row == _EPISODE_LENGTH - 1, StepType.LAST)
+    return window
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

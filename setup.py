@@ -1,0 +1,37 @@
+"""Packaging of alfish. Exact, tested versions are in constraints.txt; here stand only the limits that matter."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="alfish",
+    version="0.1.0",
+    description="A PyTorch reinforcement learning framework with tree search, configured with gin",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["alfish", "alfish.*"]),
+    package_data={"alfish": ["configs/*.gin"]},
+    install_requires=[
+        "absl-py",
+        # 0.5.0 is what alfish/gin_config.py guards against; another minor version needs another look.
+        "gin-config>=0.5,<0.6",
+        "gymnasium>=1.0",
+        "numba",
+        "numpy",
+        "optree",
+        "tensorboard",
+        # Before 2.10, torch.load(weights_only=True) could be made to run code.
+        "torch>=2.10",
+    ],
+    extras_require={
+        # ale-py is under the GPL: never a core dependency.
+        "atari": ["ale-py"],
+        "box2d": ["gymnasium[box2d]"],
+        "mujoco": ["gymnasium[mujoco]"],
+        "plot": ["matplotlib"],
+        "video": ["moviepy"],
+        "test": ["hypothesis", "pytest", "pytest-timeout"],
+        "dev": ["mypy", "ruff"],
+        # The programs that `make bench` compares with.
+        "bench": ["mctx", "stable-baselines3"],
+    },
+)
