@@ -43,15 +43,19 @@ def _measure(name: str, observation: specs.TensorSpec, rows_needed: RowsNeeded, 
     windows = [_window(spec, index * arguments.window, arguments) for index in range(_NUM_WINDOWS)]
     generator = np.random.default_rng(0)
     for fill in _FILLS:
-        seconds = []
-        while replay.num_rows + arguments.window * arguments.num_envs <= fill * replay.capacity:
-            window = windows[len(seconds) % _NUM_WINDOWS]
-            seconds.append(_seconds(lambda window=window: replay.append(window)))
-        rows_per_second = arguments.window * arguments.num_envs / statistics.median(seconds)
-        print(f"  up to {fill:4.0%} full: append {rows_per_second:12,.0f} rows/s", end="")
+        num_appends = max(1, int(fill * replay.capacity - replay.num_rows) // (arguments.window * arguments.num_envs))
+        _measure_append(f"append up to {fill:.0%} full (fresh memory)", replay, windows, num_appends)
         replay.sample(arguments.batch_size, generator)
-        sampling = [_seconds(lambda: replay.sample(arguments.batch_size, generator)) for _ in range(arguments.repeats)]
-        print(f", sample {arguments.batch_size} blocks {1e3 * statistics.median(sampling):8.3f} ms")
+        seconds = [_seconds(lambda: replay.sample(arguments.batch_size, generator)) for _ in range(arguments.repeats)]
+        print(f"  sample {arguments.batch_size} blocks at {fill:.0%} full: {1e3 * statistics.median(seconds):.3f} ms")
+    _measure_append("append over old rows", replay, windows, arguments.repeats)
+
+
+def _measure_append(name: str, replay: ReplayBuffer, windows: list[Experience], repeats: int) -> None:
+    before = replay.total_rows
+    seconds = [_seconds(lambda index=index: replay.append(windows[index % _NUM_WINDOWS])) for index in range(repeats)]
+    rows_per_append = (replay.total_rows - before) / repeats
+    print(f"  {name}: {rows_per_append / statistics.median(seconds):,.0f} rows/s")
 
 
 def _experience_spec(observation: specs.TensorSpec) -> Experience:

@@ -15,7 +15,10 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 WORDS = {"nest", "gin_config", "specs", "data_structures"}
-MODULES_OF_THE_PACKAGE = WORDS | {"literal_types"}  # `from alfish import nest` is how these are imported
+MODULES_OF_THE_PACKAGE = WORDS | {
+    "gin_tables",
+    "gin_literal_types",
+}  # `from alfish import nest` is how these are imported
 BELOW_ALGORITHMS = WORDS | {"ops", "environments", "summary", "networks", "mcts", "experience_replayers", "models"}
 EVERYTHING = BELOW_ALGORITHMS | {"algorithms", "rollout", "trainers"}
 
@@ -23,8 +26,9 @@ EVERYTHING = BELOW_ALGORITHMS | {"algorithms", "rollout", "trainers"}
 MAY_IMPORT = {
     "__init__": EVERYTHING,
     "nest": set(),
-    "literal_types": set(),
-    "gin_config": {"literal_types"},
+    "gin_tables": set(),
+    "gin_literal_types": {"gin_tables"},
+    "gin_config": {"gin_tables", "gin_literal_types"},
     "specs": {"nest", "gin_config"},
     "data_structures": {"nest", "gin_config", "specs"},
     "ops": WORDS,

@@ -12,7 +12,7 @@ from alfish.algorithms.algorithm import Algorithm
 from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, StepType, TimeStep
 from alfish.networks.actor_critic import ActorCriticNetwork
 from alfish.ops.distributions import make_action_distribution
-from alfish.ops.masking import masked_explained_variance, masked_mean, masked_normalize
+from alfish.ops.masking import masked_explained_variance, masked_means, masked_normalize
 from alfish.ops.policy_losses import approximate_kl, clip_fraction, clipped_surrogate_loss
 from alfish.ops.returns import generalized_advantage_estimate
 from alfish.ops.schedules import Schedule, as_schedule
@@ -203,16 +203,14 @@ class PPOAlgorithm(Algorithm):
         if self._entropy_weight:
             loss = torch.sub(loss, info.entropy, alpha=self._entropy_weight)
         with torch.no_grad():
-            rows = {
+            metrics = {
                 "policy_loss": policy_loss,
                 "value_loss": value_loss,
                 "entropy": info.entropy,
                 "approximate_kl": approximate_kl(log_ratio),
                 "clip_fraction": clip_fraction(ratio, self._clip_ratio),
             }
-            # Stacked: one masked mean instead of five, when updates are small and many.
-            means = masked_mean(torch.stack(tuple(rows.values())).flatten(1), info.is_valid.flatten(), dim=1)
-            extra = dict(zip(rows, means.unbind(), strict=True))
+            extra = masked_means(metrics, info.is_valid)
             extra["explained_variance"] = masked_explained_variance(old.value, old.returns, info.is_valid)
         return LossInfo(loss, extra)
 

@@ -72,7 +72,7 @@ def load_run_config(root_dir: str) -> pathlib.Path:
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise ValueError(f"--root_dir={root_dir} holds no run: {path} is missing; give the folder that train printed")
-    gin_config.parse_text(path.read_text())
+    gin_config.parse_text(path.read_text(encoding="utf-8"))
     return folder
 
 

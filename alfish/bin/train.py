@@ -67,11 +67,11 @@ def _parse_config() -> pathlib.Path:
 def _train(trainer: Trainer, root_dir: pathlib.Path, device: torch.device, stop_at: int | None) -> int:
     writers = [CsvWriter(root_dir / "metrics.csv"), TensorBoardWriter(root_dir / "tensorboard")]
     resumed = trainer.open(root_dir, Summaries([*writers, ConsoleWriter(trainer.total_env_steps, sys.stdout)]))
-    (root_dir / command_line.CONFIG_NAME).write_text(gin_config.config_text())
+    (root_dir / command_line.CONFIG_NAME).write_text(gin_config.config_text(), encoding="utf-8")
     screens.print_first_screen(trainer, root_dir, device, resumed)
     _stop_on_signals(trainer)
     evaluation = trainer.train(stop_at)
-    (root_dir / "operative_config.gin").write_text(gin_config.operative_config_text())
+    (root_dir / "operative_config.gin").write_text(gin_config.operative_config_text(), encoding="utf-8")
     if evaluation is not None:
         print(f"done: {trainer.progress.env_steps:,} env steps; return {evaluation.mean:.1f} ± {evaluation.deviation:.1f}")
         print(f"  python -m alfish.bin.evaluate --root_dir={root_dir}")

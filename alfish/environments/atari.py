@@ -165,7 +165,8 @@ class AtariRows(gymnasium.vector.VectorWrapper):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begins new games in all environments."""
-        observation, info = self.env.reset(seed=np.asarray(seed), options=options)
+        seeds: Any = np.asarray(seed)  # an array, where the base class says a number
+        observation, info = self.env.reset(seed=seeds, options=options)
         self._rows[:] = 0
         self._ended[:] = False
         self._cut[:] = False

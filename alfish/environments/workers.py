@@ -6,7 +6,7 @@ Calls have a deadline, a death is noticed, and none is left behind.
 import contextlib
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium
@@ -29,6 +29,25 @@ class LostWorkerError(RuntimeError):
     def __init__(self, message: str, index: int | None):
         super().__init__(message)
         self.index = index
+
+
+class QuietAsyncVectorEnv(AsyncVectorEnv):
+    """An AsyncVectorEnv that raises a worker's error as it is.
+
+    Gymnasium's own warns of every traceback several times over, which buries the line that says what happened, and
+    raises the error of whichever worker was last.
+    """
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        failures = list(successes).count(False)
+        found = sorted(
+            (self.error_queue.get(timeout=_CLOSE_SECONDS) for _ in range(failures)), key=lambda item: item[0]
+        )
+        for index, *_ in found:
+            self.parent_pipes[index].close()
+        if found:
+            _, kind, error, trace = found[0]
+            raise error if isinstance(error, EnvironmentFault) else kind(f"{trace}\n{error}")
 
 
 def reset(env: gymnasium.vector.VectorEnv, seed: Any) -> Any:
@@ -83,7 +102,7 @@ def start(makers: Sequence[Any]) -> AsyncVectorEnv:
         EnvironmentFault: a worker process died at its start.
     """
     try:
-        return AsyncVectorEnv(makers, shared_memory=True, copy=False, context="spawn")
+        return QuietAsyncVectorEnv(makers, shared_memory=True, copy=False, context="spawn")
     except (EOFError, OSError) as error:
         raise EnvironmentFault(
             "a worker process died before its environment was ready; its own traceback stands above, on stderr. The "

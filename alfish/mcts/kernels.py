@@ -32,6 +32,10 @@ LARGEST_Q = np.float32(1.7e38)
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
+# Passing the record from function to function would count references to its 13 arrays each time, which takes longer than
+# the search itself. Nothing here allocates, so the counting is off (`_nrt`), and the functions are inlined.
+_inlined = register_jitable(forceinline=True, _nrt=False)
+
 
 class Rule(NamedTuple):
     """How PUCT chooses an action.
@@ -51,7 +55,7 @@ class Rule(NamedTuple):
     max_depth: int
 
 
-@register_jitable
+@_inlined
 def unvisited_value(tree: Tree, rule: Rule, row: int, node: int, low: float, scale: float) -> float:
     """The normalised value of the node's unvisited actions."""
     if rule.unvisited_mode == UNVISITED_PARENT:
@@ -67,7 +71,7 @@ def unvisited_value(tree: Tree, rule: Rule, row: int, node: int, low: float, sca
     return rule.unvisited_value
 
 
-@register_jitable
+@_inlined
 def choose_action(tree: Tree, rule: Rule, row: int, node: int) -> int:
     """The legal action with the largest PUCT score; the lowest of those that are equal."""
     low, high = tree.value_range[row, 0], tree.value_range[row, 1]
@@ -86,7 +90,7 @@ def choose_action(tree: Tree, rule: Rule, row: int, node: int) -> int:
     return best
 
 
-@register_jitable
+@_inlined
 def select_edge(tree: Tree, rule: Rule, row: int) -> tuple[int, int]:
     """Walks down from the root to the edge at which this simulation ends.
 
@@ -105,7 +109,7 @@ def select_edge(tree: Tree, rule: Rule, row: int) -> tuple[int, int]:
         depth += 1
 
 
-@register_jitable
+@_inlined
 def report_fault(tree: Tree, row: int, simulation: int, fault: int) -> None:
     """Records the first fault of a tree; the search raises when it has ended."""
     if tree.faults[row, 1] == 0:
@@ -113,7 +117,7 @@ def report_fault(tree: Tree, row: int, simulation: int, fault: int) -> None:
         tree.faults[row, 1] = fault
 
 
-@register_jitable
+@_inlined
 def finite_or_zero(tree: Tree, answers: np.ndarray, row: int, node: int, column: int, fault: int, limit: float) -> float:
     """One number of the model's answer, or 0 and a fault if it is NaN or beyond the limit."""
     number = answers[row, column]
@@ -123,7 +127,7 @@ def finite_or_zero(tree: Tree, answers: np.ndarray, row: int, node: int, column:
     return _ZERO
 
 
-@register_jitable
+@_inlined
 def write_priors(tree: Tree, answers: np.ndarray, row: int, node: int) -> None:
     """Gives a new node its edges. A logit of -inf makes an edge illegal; if all are -inf, all edges are equal."""
     num_actions = tree.priors.shape[2]
@@ -151,7 +155,7 @@ def write_priors(tree: Tree, answers: np.ndarray, row: int, node: int) -> None:
             tree.children[row, node, action] = UNEXPANDED
 
 
-@register_jitable
+@_inlined
 def write_node(tree: Tree, answers: np.ndarray, row: int, node: int, parent: int, action: int) -> None:
     """Writes a new node from the model's answer."""
     reward = finite_or_zero(tree, answers, row, node, REWARD, FAULT_REWARD, LARGEST_Q)
@@ -168,7 +172,7 @@ def write_node(tree: Tree, answers: np.ndarray, row: int, node: int, parent: int
         tree.children[row, parent, action] = node
 
 
-@register_jitable
+@_inlined
 def back_up(tree: Tree, row: int, leaf: int, simulation: int) -> None:
     """Adds the leaf's value to every node between it and the root, with the rewards on the way."""
     node, value = leaf, tree.raw_values[row, leaf]
@@ -191,7 +195,7 @@ def back_up(tree: Tree, row: int, leaf: int, simulation: int) -> None:
         node = parent
 
 
-@register_jitable
+@_inlined
 def expand_and_back_up(tree: Tree, answers: np.ndarray, row: int, node: int, parent: int, action: int) -> None:
     """Ends a simulation: makes its node, unless its edge already has one, and backs up from the end of the edge."""
     leaf = node
@@ -202,7 +206,7 @@ def expand_and_back_up(tree: Tree, answers: np.ndarray, row: int, node: int, par
     back_up(tree, row, leaf, node)
 
 
-@register_jitable
+@_inlined
 def advance(tree: Tree, rule: Rule, answers: np.ndarray, edges: np.ndarray, row: int, node: int) -> None:
     """Ends simulation `node` of one tree and, unless it was the last, selects the edge of the next.
 
@@ -243,8 +247,12 @@ def advance_parallel(tree: Tree, rule: Rule, answers: np.ndarray, edges: np.ndar
 
 
 def compile_cached(function: Callable[..., None], parallel: bool) -> Any:
-    """Compiles a function on its first call, and stores the machine code if any folder can be written."""
+    """A version of `function` that is compiled on its first call.
+
+    The machine code is stored for later processes, if a folder can be written.
+    """
+    options = {"parallel": parallel, "nogil": True, "_nrt": False, "error_model": "numpy"}
     try:
-        return numba.njit(function, parallel=parallel, nogil=True, cache=True)
-    except RuntimeError:  # No folder for the store: each process compiles for itself.
-        return numba.njit(function, parallel=parallel, nogil=True)
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:  # numba found no folder for its store.
+        return numba.njit(function, **options)

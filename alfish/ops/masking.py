@@ -1,26 +1,42 @@
 """Means and logits under a mask."""
 
+from collections.abc import Mapping
+
 import torch
 
 ILLEGAL_LOGIT = -1.0e30
 """Exactly probability 0 after a softmax, and yet finite: 0 times it is 0, so entropies and gradients stay finite."""
 
 
-def masked_mean(values: torch.Tensor, mask: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """The mean of the values where the mask holds; 0 if it holds nowhere.
 
     What the mask leaves out has no influence, even if it is NaN, and gets no gradient.
 
     Args:
         values: `[...]` float.
-        mask: bool; it must have the shape of `values`, or with `dim` that of this axis alone.
-        dim: the axis over which the mean is taken; None for all.
+        mask: `[...]` bool, of the same shape.
 
     Returns:
-        A scalar, or `[...]` without the axis `dim`.
+        A scalar.
     """
-    kept = torch.where(mask, values, 0.0)
-    return (kept.sum() if dim is None else kept.sum(dim)) / mask.sum().clamp_min(1)
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def masked_means(values: Mapping[str, torch.Tensor], mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Like `masked_mean` for several metrics at once and without gradient: one reduction instead of one for each.
+
+    Args:
+        values: names and `[...]` floats.
+        mask: `[...]` bool, of the same shape.
+
+    Returns:
+        The same names and scalars.
+    """
+    rows = torch.where(mask, torch.stack(tuple(values.values())), 0.0).flatten(1)
+    means = rows.sum(1) / mask.sum().clamp_min(1)
+    return dict(zip(values, means.unbind(), strict=True))
 
 
 def masked_normalize(values: torch.Tensor, mask: torch.Tensor, epsilon: float = 1.0e-8) -> torch.Tensor:

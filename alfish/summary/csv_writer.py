@@ -1,6 +1,5 @@
 """Metrics as a table with one value per row, the same for every run of the same seed."""
 
-import contextlib
 import csv
 import io
 import os
@@ -11,6 +10,7 @@ from typing import Any
 from absl import logging
 
 from alfish.data_structures import Progress
+from alfish.summary.appending import append
 
 COLUMNS = ("iteration", "env_steps", "updates", "metric", "value")
 
@@ -30,7 +30,7 @@ class CsvWriter:
     def __init__(self, path: str | os.PathLike[str]):
         self._path = pathlib.Path(path)
         self._file: io.FileIO | None = None
-        self._resumed_offset = 0
+        self._offset_when_closed = 0
 
     def write(self, progress: Progress, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """Appends one row for each value, all or none of them.
@@ -49,32 +49,24 @@ class CsvWriter:
             self._file = self._open()
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        size = os.fstat(self._file.fileno()).st_size
-        if size == 0:
+        if os.fstat(self._file.fileno()).st_size == 0:
             table.writerow(COLUMNS)
         where = (progress.iteration, progress.env_steps, progress.updates)
         for name, value in values.items():
             table.writerow((*where, name, repr(value)))
-        data = memoryview(text.getvalue().encode())
-        try:
-            while data:
-                data = data[self._file.write(data) :]
-        except OSError:
-            # Half a row would run into the next summary.
-            with contextlib.suppress(OSError):
-                self._file.truncate(size)
-            raise
+        append(self._file, text.getvalue().encode())
 
     def close(self) -> None:
         """Closes the file. A later `write` would begin a new one."""
         if self._file is not None:
+            self._offset_when_closed = os.fstat(self._file.fileno()).st_size
             self._file.close()
             self._file = None
 
     def state_dict(self) -> dict[str, Any]:
         """The length of the file in bytes, after it has reached the disk."""
         if self._file is None:
-            return {"offset": self._resumed_offset}
+            return {"offset": self._offset_when_closed}
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -87,7 +79,7 @@ class CsvWriter:
         Warns if the file is shorter than it was; the rows in between are lost, and those to come are appended.
         """
         self.close()
-        offset = self._resumed_offset = int(state["offset"])
+        offset = self._offset_when_closed = int(state["offset"])
         self._file = self._open()
         size = os.fstat(self._file.fileno()).st_size
         if size < offset:

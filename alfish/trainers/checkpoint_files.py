@@ -26,19 +26,6 @@ MANIFEST = "manifest.json"
 STATE = "state.pt"
 CHUNK_BYTES = 8 << 20
 
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    RuntimeError,  # RecursionError is one
-    SyntaxError,  # numpy's header parser
-)
-"""What numpy and json raise on content that is not theirs."""
-
 
 class DamagedCheckpoint(ValueError):
     """A file of a checkpoint is missing, is not what was written, or cannot be read safely."""
@@ -156,12 +143,13 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
         ValueError: a newer version of the library wrote the checkpoint.
     """
     _check_regular(folder / MANIFEST)
+    data = (folder / MANIFEST).read_bytes()
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
+        content = json.loads(data)
         version, checksum = content["format_version"], content.pop("sha256")
         if checksum != _content_checksum(content):
             raise ValueError("its checksum differs")
-    except _UNREADABLE as error:
+    except Exception as error:  # json's, or a TypeError, KeyError, … on content of another structure
         raise DamagedCheckpoint(f"{MANIFEST} is not what was written: {error}") from error
     if version != FORMAT_VERSION:
         raise ValueError(
@@ -171,7 +159,7 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     try:
         files = tuple(_stored_file(file) for file in content["files"])
         manifest = Manifest(int(content["step"]), tuple(map(str, content["components"])), files)
-    except _UNREADABLE as error:
+    except Exception as error:  # likewise
         raise DamagedCheckpoint(f"{MANIFEST} cannot be understood: {error!r}") from error
     if [file.name for file in manifest.files if file.component is None] != [STATE]:
         raise DamagedCheckpoint(f"{MANIFEST} does not list {STATE} once")
@@ -207,7 +195,9 @@ def map_tensor(folder: pathlib.Path, file: StoredFile) -> torch.Tensor:
         # A read-only map would end the process when a component, against its promise, writes into the tensor.
         array = np.lib.format.open_memmap(folder / file.name, mode="c")
         return torch.from_numpy(np.asarray(array))
-    except _UNREADABLE as error:
+    except OSError:
+        raise
+    except Exception as error:  # numpy's parser of headers raises many kinds
         raise DamagedCheckpoint(f"{file.name} does not hold a tensor: {error}") from error
 
 

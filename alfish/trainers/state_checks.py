@@ -100,7 +100,6 @@ def _module_differences(module: torch.nn.Module, state: Any) -> list[Difference]
 def _optimizer_differences(optimizer: torch.optim.Optimizer, state: Any) -> list[Difference]:
     try:
         found = [len(group["params"]) for group in state["param_groups"]]
-        isinstance(state["state"], dict)
     except (TypeError, KeyError):
         return [Difference("(everything)", "the state of an optimiser", type(state).__name__)]
     expected = [len(group["params"]) for group in optimizer.param_groups]

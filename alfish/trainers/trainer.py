@@ -62,7 +62,7 @@ class Trainer:
     ):
         sizes = {"num_envs": num_envs, "window_length": window_length, "total_env_steps": total_env_steps}
         sizes |= {"summary_interval": summary_interval, "checkpoint_interval": checkpoint_interval}
-        sizes |= {"evaluation_interval": evaluation_interval or 1, "keep_checkpoints": keep_checkpoints}
+        sizes |= {"evaluation_interval": 1 if evaluation_interval is None else evaluation_interval, "keep_checkpoints": keep_checkpoints}
         for name, value in sizes.items():
             check_at_least(f"Trainer.{name}", value, 1)
         self.total_env_steps = total_env_steps

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alfish import nest, specs
-from alfish.data_structures import RowsNeeded, time_step_spec
+from alfish.data_structures import Experience, RowsNeeded, time_step_spec
 from alfish.experience_replayers import replay_buffer
 from alfish.experience_replayers.replay_buffer import ReplayBuffer, predicted_bytes
 
@@ -152,7 +152,7 @@ def test_memory_is_taken_as_rows_arrive():
     def resident() -> int:
         return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-    spec = replay_buffer.Experience(time_step_spec(specs.TensorSpec((2**20,), torch.uint8), specs.TensorSpec()))
+    spec = Experience(time_step_spec(specs.TensorSpec((2**20,), torch.uint8), specs.TensorSpec()))
     before = resident()
     replay = ReplayBuffer(spec, 1, 512, RowsNeeded())
     replay.append(specs.zeros(spec, (2, 1)))

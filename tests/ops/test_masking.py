@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from alfish.ops.masking import mask_logits, masked_explained_variance, masked_mean, masked_normalize
+from alfish.ops.masking import mask_logits, masked_explained_variance, masked_mean, masked_means, masked_normalize
 
 
 def test_masked_mean_by_hand():
@@ -16,6 +16,15 @@ def test_masked_mean_by_hand():
 
 def test_masked_mean_of_nothing_is_zero():
     assert masked_mean(torch.tensor([5.0]), torch.tensor([False])).item() == 0.0
+
+
+def test_several_means_at_once():
+    mask = torch.tensor([[True, False], [True, False]])
+    values = {"b": torch.tensor([[1.0, math.nan], [3.0, 0.0]], requires_grad=True), "a": torch.ones(2, 2)}
+    means = masked_means(values, mask)
+    assert list(means) == ["b", "a"]
+    assert {name: mean.item() for name, mean in means.items()} == {"b": 2.0, "a": 1.0}
+    assert not means["b"].requires_grad
 
 
 def test_masked_normalize_by_hand():

@@ -1,0 +1,83 @@
+"""The check of literals in gin files against the annotations of the parameters that they are bound to.
+
+Serves `gin_config.py`. An annotation that is not understood is not checked: the check may miss a mistake, but does
+not refuse what is right.
+"""
+
+import collections.abc
+import re
+import types
+import typing
+from typing import Any
+
+from gin import config as gin_state
+
+from alfish import gin_tables
+from alfish.gin_tables import ConfigKey
+
+_CONTAINERS: dict[Any, tuple[type, ...]] = {list: (list,), tuple: (tuple,), dict: (dict,)}
+_CONTAINERS |= {collections.abc.Mapping: (dict,), collections.abc.Sequence: (list, tuple)}
+_CONTAINERS |= {collections.abc.Collection: (list, tuple, dict), collections.abc.Iterable: (list, tuple, dict)}
+_PLAIN: dict[Any, tuple[type, ...]] = {kind: (kind,) for kind in (bool, int, str, bytes, types.NoneType)}
+_PLAIN[float] = (int, float)
+
+
+def type_problem(key: ConfigKey, value: Any) -> str:
+    """What is wrong with the type of a bound value; `""` if nothing is, or if nothing is known about it."""
+    configurable = gin_tables.find_configurable(key[1])
+    parameter = gin_tables.parameters_of(configurable).get(key[2])
+    if parameter is None or (value is None and parameter.default is None):
+        return ""
+    try:  # only this parameter's annotation: the others may have names that exist for type checkers only
+        only = types.SimpleNamespace(__annotations__={key[2]: parameter.annotation})
+        annotation = typing.get_type_hints(only, globalns=gin_tables.constructor(configurable).__globals__)[key[2]]
+    except Exception:  # an annotation is any expression, and can fail in any way
+        return ""
+    problem = "" if annotation is parameter.empty else mismatch(value, annotation)
+    shown = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return f"expected {re.sub(r'(?:[a-z_]+[.])+', '', shown)}, got {problem}" if problem else ""
+
+
+def mismatch(value: Any, annotation: Any, place: str = "") -> str:
+    """Describes the part of a value that does not fit an annotation; `""` if all fits or the annotation is unknown."""
+    if not isinstance(annotation, type):  # the meaning of `type X = ...` and of NewType
+        annotation = getattr(annotation, "__value__", getattr(annotation, "__supertype__", annotation))
+    origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if isinstance(value, gin_state.ConfigurableReference) or origin is Any:
+        return ""
+    problem = f"{value!r} ({type(value).__name__}){place}"
+    if origin in (typing.Union, types.UnionType):
+        problems = {choice: mismatch(value, choice, place) for choice in arguments}
+        informative = [found for choice, found in problems.items() if choice is not types.NoneType]
+        return "" if not all(problems.values()) else informative[0] if len(informative) == 1 else problem
+    if origin is typing.Literal:
+        fits = any(type(choice) is type(value) and choice == value for choice in arguments)
+    elif origin in _CONTAINERS:
+        if not isinstance(value, _CONTAINERS[origin]):
+            return f"{problem}; a tuple is written (1, 2) or (1,)" if origin is tuple else problem
+        return _element_mismatch(value, origin, arguments, problem, place)
+    elif origin in _PLAIN:
+        fits = isinstance(value, _PLAIN[origin]) and (origin is bool or not isinstance(value, bool))
+        if origin is int and isinstance(value, float) and value.is_integer():
+            problem += f"; write {int(value)}"
+    elif value is None and isinstance(origin, type) and not getattr(origin, "_is_protocol", False):
+        fits = issubclass(types.NoneType, origin)
+    else:
+        fits = origin not in (collections.abc.Callable, type)  # no literal can be called; others are unknown
+        problem += "" if fits else "; expected a reference such as @Name"
+    return "" if fits else problem
+
+
+def _element_mismatch(value: Any, origin: Any, kinds: tuple[Any, ...], problem: str, place: str) -> str:
+    """`mismatch` for the elements of a container; `kinds` are the annotation's arguments."""
+    place = place or " at "
+    if isinstance(value, dict) and len(kinds) == 2:
+        triples = [(key, kinds[0], f"{place}[{key!r}], a key") for key in value]
+        triples += [(element, kinds[1], f"{place}[{key!r}]") for key, element in value.items()]
+    elif origin is tuple and kinds and kinds[-1] is not Ellipsis:
+        if len(kinds) != len(value):
+            return f"{problem} of length {len(value)}"
+        triples = [(value[i], kind, f"{place}[{i}]") for i, kind in enumerate(kinds)]
+    else:
+        triples = [(element, kinds[0], f"{place}[{i}]") for i, element in enumerate(value) if kinds]
+    return next(filter(None, (mismatch(*triple) for triple in triples)), "")

@@ -1,0 +1,124 @@
+"""Atari: the preprocessing, episode ends, lives and seeds."""
+
+import numpy as np
+import pytest
+import torch
+from rows import collect, column, empty_row, same
+
+from alfish import specs
+from alfish.data_structures import StepType
+from alfish.environments.atari import make_atari
+
+ale_py = pytest.importorskip("ale_py", reason='needs pip install "alfish[atari]"')
+
+
+def test_specs():
+    environment = make_atari("breakout", 2)
+    assert environment.observation_spec == specs.BoundedTensorSpec((1, 84, 84), torch.uint8, 0, 255)
+    assert environment.action_spec == specs.BoundedTensorSpec((), torch.int64, 0, 3)
+    assert make_atari("breakout", 1, full_action_set=True).action_spec.num_values == 18
+    assert make_atari("breakout", 1, image_size=96, grayscale=False).observation_spec.shape == (3, 96, 96)
+
+
+@pytest.mark.parametrize("game", ["ms_pacman", "MsPacman", "ALE/MsPacman-v5", "mspacman"])
+def test_names_of_a_game(game):
+    assert make_atari(game, 1).name == "atari ms_pacman"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"game": "breakot"}, "did you mean 'breakout'"),
+        ({"game": "combat"}, "no Atari game 'combat'"),
+        ({"num_envs": 0}, "num_envs is 0"),
+        ({"frame_skip": 0}, "frame_skip is 0"),
+        ({"frame_skip": 2.5}, "frame_skip is 2.5"),
+        ({"max_noops": -1}, "max_noops is -1"),
+        ({"sticky_action_probability": 1.0}, "expected 0 ≤ p < 1"),
+    ],
+)
+def test_arguments_that_cannot_be_used(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_atari(**{"game": "pong", "num_envs": 1, **arguments})
+
+
+@pytest.mark.parametrize("game", ["breakout", "qbert"])
+def test_rows_follow_from_seed_and_actions(game):
+    environment = make_atari(game, 2, max_frames_per_episode=200)
+    first = collect(environment, seed=5, steps=120)
+    collect(environment, seed=6, steps=30, action_seed=1)
+    assert same(first, collect(environment, seed=5, steps=120))
+    assert same(first, collect(make_atari(game, 2, max_frames_per_episode=200, num_threads=1), seed=5, steps=120))
+    assert not same(first, collect(environment, seed=6, steps=120))
+
+
+def test_time_limit_truncates_with_the_games_own_frame():
+    limited = collect(make_atari("breakout", 2, max_frames_per_episode=78), seed=1, steps=45)
+    free = collect(make_atari("breakout", 2), seed=1, steps=20)
+    assert same(limited[:20], free[:20])
+    assert column(limited, "step_type")[20:22] == [StepType.LAST, StepType.FIRST]  # 20 rows are 80 frames
+    assert column(limited, "discount")[20:22] == [1.0, 1.0]
+    assert torch.equal(limited[20].observation, free[20].observation)
+    assert not torch.equal(limited[20].observation, limited[19].observation)
+    assert column(limited, "reward")[21] == 0
+    assert column(limited, "step_type")[41:43] == [StepType.LAST, StepType.FIRST]
+
+
+def test_a_cut_leaves_the_other_environments_alone():
+    """The rows of environment 0 are the same beside one that is cut at other rows."""
+    two = make_atari("breakout", 2, max_frames_per_episode=1200)
+    actions = torch.randint(0, 4, (700, 2), generator=torch.Generator().manual_seed(0))
+    alone = make_atari("breakout", 1, max_frames_per_episode=1200)
+    two.reset(9, pair := empty_row(two))
+    alone.reset(9, single := empty_row(alone))
+    ends = [0, 0]
+    for action in actions:
+        two.step(action, pair)
+        alone.step(action[:1], single)
+        ends = [count + int(end) for count, end in zip(ends, pair.is_last(), strict=True)]
+        assert torch.equal(pair.observation[0], single.observation[0])
+        assert pair.step_type[0] == single.step_type[0]
+        assert pair.reward[0] == single.reward[0]
+    assert min(ends) >= 2
+
+
+def test_lost_lives_have_discount_zero_and_the_game_goes_on():
+    noticed = collect(make_atari("breakout", 1, zero_discount_on_life_loss=True), seed=0, steps=260)
+    plain = collect(make_atari("breakout", 1), seed=0, steps=260)
+    end = column(plain, "step_type").index(StepType.LAST)
+    lost = [t for t, discount in enumerate(column(noticed, "discount")) if discount == 0 and t <= end]
+    assert len(lost) == 5  # the last one is the game's end
+    assert lost[-1] == end
+    assert column(plain, "discount")[: end + 1] == [1.0] * end + [0.0]
+    assert column(noticed, "step_type") == column(plain, "step_type")
+    assert column(noticed, "reward") == column(plain, "reward")
+    assert column(noticed, "discount")[end + 1] == 1.0
+
+
+def test_rewards_are_raw_unless_clipped():
+    raw = collect(make_atari("qbert", 1), seed=0, steps=150)
+    clipped = collect(make_atari("qbert", 1, reward_clipping=True), seed=0, steps=150)
+    assert max(column(raw, "reward")) == 25
+    assert column(clipped, "reward") == np.clip(column(raw, "reward"), -1, 1).tolist()
+
+
+def test_noops_and_fire_at_the_beginning():
+    def frames(**arguments):
+        environment = make_atari("breakout", 1, **arguments)
+        environment.reset(0, empty_row(environment))
+        # Later games draw from the same stream; a reset without a seed is fast.
+        games = [environment._env.env.reset()[1]["episode_frame_number"][0] for _ in range(60)]
+        return set(map(int, games))
+
+    assert frames(max_noops=0, fire_on_reset=False) == {0}
+    assert frames(max_noops=0) == {1}
+    assert frames(max_noops=5, fire_on_reset=False) == {0, 1, 2, 3, 4, 5}
+    assert frames(max_noops=5) == {1, 2, 3, 4, 5}
+
+
+def test_sticky_actions_differ_from_plain_ones():
+    plain, sticky = (
+        collect(make_atari("breakout", 1, sticky_action_probability=p), seed=0, steps=60) for p in (0.0, 0.5)
+    )
+    assert not same(plain, sticky)
+    assert same(plain[:1], collect(make_atari("breakout", 1, sticky_action_probability=0.0), seed=0, steps=0))

@@ -1,0 +1,64 @@
+"""Observation transforms: what is seen when acting equals what is seen in training."""
+
+import pytest
+import torch
+
+from alfish import specs
+from alfish.networks.preprocessing import FrameStack, ObservationTransform, episode_begins
+
+SPEC = {"frame": specs.TensorSpec((1, 2), torch.uint8), "vector": specs.TensorSpec((3,))}
+
+
+def test_identity_hands_everything_on():
+    transform = ObservationTransform(SPEC)
+    observation = {"frame": torch.ones(2, 1, 2), "vector": torch.ones(2, 3)}
+    seen, state = transform.step(observation, transform.initial_state(2, "cpu"), torch.tensor([True, False]))
+    assert seen is observation
+    assert state == ()
+    assert transform.past_rows == 0
+
+
+def test_frame_stack_spec():
+    transform = FrameStack(SPEC, num_frames=3)
+    assert transform.output_spec["frame"].shape == (3, 2)
+    assert transform.output_spec["vector"].shape == (9,)
+    assert transform.past_rows == 2
+
+
+def test_frame_stack_repeats_the_first_frame_and_forgets_the_last_episode():
+    transform = FrameStack(specs.TensorSpec((1,)), num_frames=3)
+    state = transform.initial_state(1, "cpu")
+    seen = []
+    for value, begins in [(1, True), (2, False), (3, False), (4, False), (9, True), (10, False)]:
+        stacked, state = transform.step(torch.tensor([[float(value)]]), state, torch.tensor([begins]))
+        seen.append(stacked[0].tolist())
+    assert seen == [[1, 1, 1], [1, 1, 2], [1, 2, 3], [2, 3, 4], [9, 9, 9], [9, 9, 10]]
+
+
+def test_unroll_equals_step():
+    torch.manual_seed(0)
+    transform = FrameStack(SPEC, num_frames=4)
+    begins = torch.rand(5, 30) < 0.2
+    begins[:, 0] = True
+    observation = {"frame": torch.randint(0, 255, (5, 30, 1, 2), dtype=torch.uint8), "vector": torch.randn(5, 30, 3)}
+    unrolled = transform.unroll(observation, begins)
+    state = transform.initial_state(5, "cpu")
+    for row in range(30):
+        now = {name: leaf[:, row] for name, leaf in observation.items()}
+        stacked, state = transform.step(now, state, begins[:, row])
+        if row >= transform.past_rows:
+            for name, leaf in stacked.items():
+                assert torch.equal(leaf, unrolled[name][:, row - transform.past_rows]), (name, row)
+
+
+def test_episode_begins_after_a_cut():
+    is_first = torch.tensor([[True, False, False, True]])
+    is_last = torch.tensor([[False, True, True, False]])
+    assert episode_begins(is_first, is_last).tolist() == [[True, False, True, True]]
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"num_frames is 0"):
+        FrameStack(SPEC, num_frames=0)
+    with pytest.raises(ValueError, match="'speed'"):
+        FrameStack({"speed": specs.TensorSpec(())})

@@ -1,0 +1,142 @@
+"""The act-step loop: what a window holds, and what a cut does to it."""
+
+import numpy as np
+import pytest
+import torch
+from support import ScriptedEnvironment, TinyAlgorithm
+
+from alfish import nest
+from alfish.data_structures import AlgStep, StepType, time_step_spec
+from alfish.networks.preprocessing import FrameStack, ObservationTransform
+from alfish.rollout.acting import Actor, experience_specs
+from alfish.rollout.same_process_engine import SameProcessEngine
+from alfish.summary.timers import Timers
+
+CPU = torch.device("cpu")
+F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
+
+
+def make_engine(num_envs=2, window_length=4, transform=ObservationTransform, algorithm=TinyAlgorithm, seed=0):
+    environment = ScriptedEnvironment(num_envs)
+    seen = transform(environment.observation_spec)
+    engine = SameProcessEngine(
+        environment,
+        algorithm(seen.output_spec, environment.action_spec),
+        seen,
+        window_length,
+        np.random.default_rng(seed),
+        CPU,
+        Timers(),
+    )
+    return engine, environment
+
+
+def copy(window):
+    return nest.map_structure(torch.clone, window)
+
+
+def test_windows_follow_each_other_without_a_gap():
+    engine, _ = make_engine()
+    first, second = copy(engine.collect()), copy(engine.collect())
+    steps = torch.cat([first.time_step.observation[:-1], second.time_step.observation], dim=0)[:, :, 2]
+    assert steps[:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert steps[:, 1].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+    for leaf, continued in zip(nest.leaves(first.time_step), nest.leaves(second.time_step), strict=True):
+        assert torch.equal(leaf[-1], continued[0])
+
+
+def test_step_types_and_discounts():
+    window = make_engine(window_length=8)[0].collect().time_step
+    assert window.step_type[:, 0].tolist() == [F, M, M, L, F, M, M, L, F]
+    assert window.step_type[:, 1].tolist() == [F, M, M, M, L, F, M, M, M]
+    assert window.discount[3].tolist() == [0, 1]
+    assert window.discount[4].tolist() == [1, 1]  # environment 1 is truncated: no end of its value
+
+
+def test_answers_belong_to_their_rows():
+    engine, environment = make_engine()
+    window = engine.collect()
+    assert torch.equal(window.rollout_info.answered, window.time_step.observation[:-1, :, 2])
+    assert torch.equal(window.action, torch.stack(environment.actions))
+    assert torch.equal(window.time_step.prev_action[1:4], window.action[:3])
+
+
+def test_a_cut_closes_the_episodes_and_resets():
+    engine, environment = make_engine()
+    before = copy(engine.collect())
+    assert before.time_step.step_type[-1].tolist() == [F, L]
+    engine.cut()
+    after = copy(engine.collect()).time_step
+    assert after.step_type[0].tolist() == [L, L]
+    assert after.discount[0].tolist() == [1, 1]
+    assert after.step_type[1].tolist() == [F, F]
+    assert after.observation[1, :, 2].tolist() == [0, 0]
+    assert len(environment.resets) == 2
+    assert len(environment.actions) == 4 + 3
+
+
+def test_a_restored_engine_goes_on_alike():
+    engine, _ = make_engine(transform=lambda spec: FrameStack(spec, num_frames=3), window_length=3)
+    generator = np.random.default_rng(0)
+    engine._generator = generator
+    engine.collect()
+    engine.cut()
+    saved, generator_state, torch_state = engine.state_dict(), generator.bit_generator.state, torch.get_rng_state()
+    expected = [copy(engine.collect()) for _ in range(2)]
+
+    other, _ = make_engine(transform=lambda spec: FrameStack(spec, num_frames=3), window_length=3)
+    other.load_state_dict(saved)
+    other._generator.bit_generator.state = generator_state
+    torch.set_rng_state(torch_state)
+    for window in expected:
+        for (path, leaf), found in zip(nest.leaves_with_paths(window), nest.leaves(other.collect()), strict=True):
+            assert torch.equal(leaf, found), path
+
+
+def test_past_rows_stand_before_the_window():
+    engine, _ = make_engine(transform=lambda spec: FrameStack(spec, num_frames=3), window_length=4)
+    first, second = copy(engine.collect()).time_step, copy(engine.collect()).time_step
+    assert first.step_type.shape[0] == 2 + 4 + 1
+    assert first.step_type[:2].eq(L).all()
+    assert torch.equal(second.observation[:3], first.observation[-3:])
+
+
+def test_actor_zeroes_the_state_where_an_episode_begins():
+    class Counting(TinyAlgorithm):
+        def initial_state(self, batch_size):
+            return torch.zeros(batch_size)
+
+        def rollout_step(self, time_step, state):
+            return AlgStep(time_step.prev_action, state + 1, (state.clone(),))
+
+    engine, _ = make_engine(algorithm=Counting, window_length=9)
+    window = engine.collect()
+    assert window.rollout_info[0][:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert window.rollout_info[0][:, 1].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert torch.equal(window.state, window.rollout_info[0])
+
+
+def test_experience_specs_leave_random_numbers_alone():
+    environment = ScriptedEnvironment(2)
+    transform = ObservationTransform(environment.observation_spec)
+    algorithm = TinyAlgorithm(transform.output_spec, environment.action_spec)
+    row_specs = time_step_spec(environment.observation_spec, environment.action_spec)
+    before = torch.get_rng_state()
+    from_zeros = experience_specs(algorithm, transform, row_specs, 2, CPU)
+    assert torch.equal(before, torch.get_rng_state())
+    assert from_zeros.action.shape == ()
+    assert from_zeros.rollout_info.answered.shape == ()
+
+
+def test_actor_without_state_hands_rows_on():
+    environment = ScriptedEnvironment(2)
+    transform = ObservationTransform(environment.observation_spec)
+    actor = Actor(TinyAlgorithm(transform.output_spec, environment.action_spec), transform, 2, CPU)
+    window = make_engine()[0].collect()
+    row = nest.map_structure(lambda leaf: leaf[0], window.time_step)
+    assert actor.predict(row).tolist() == [0, 0]
+
+
+def test_bad_window_length():
+    with pytest.raises(ValueError, match="window_length is 0"):
+        make_engine(window_length=0)

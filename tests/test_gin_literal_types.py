@@ -1,0 +1,87 @@
+"""Which literals fit an annotation, and what is said of those that do not."""
+
+import typing
+
+import pytest
+from gin_examples import Part, message_of
+
+from alfish import gin_config, gin_literal_types
+
+GOOD = [
+    "Learner.learning_rate=1",
+    "Learner.steps=-2",
+    "Learner.limit=None",
+    "Learner.width=4",
+    "Learner.sizes=(1, 2, 3)",
+    "Learner.sizes=()",
+    "Learner.pair=(1, 'b')",
+    "Learner.rates=[1, 0.5]",
+    "Learner.rates=None",
+    "Learner.table={'a': [1], 'b': []}",
+    "Learner.mode=3",
+    "Learner.either='a'",
+    "Learner.sequence=['a']",
+    "Learner.make=@Learner",
+    "Learner.strange=1",
+    "Learner.anything={1: 'a'}",
+    "Learner.unannotated='a'",
+    "Learner.network='a'",
+    "Learner.network=None",
+    "Learner.steps=@make_number",
+    "Record.names=['a']",
+]
+
+BAD = [
+    ("Learner.learning_rate='a'", "expected float, got 'a' (str)"),
+    ("Learner.learning_rate=True", "expected float, got True (bool)"),
+    ("Learner.learning_rate=None", "expected float, got None (NoneType)"),
+    ("Learner.steps=True", "expected int, got True (bool)"),
+    ("Learner.steps=1e6", "expected int, got 1000000.0 (float); write 1000000"),
+    ("Learner.steps=1.5", "expected int, got 1.5 (float)"),
+    ("Learner.name=1", "expected str, got 1 (int)"),
+    ("Learner.flag=1", "expected bool, got 1 (int)"),
+    ("Learner.limit='a'", "got 'a' (str)"),
+    ("Learner.width='a'", "expected int | None, got 'a' (str)"),
+    ("Learner.sizes=(32)", "expected tuple[int, ...], got 32 (int); a tuple is written (1, 2) or (1,)"),
+    ("Learner.sizes=[1]", "expected tuple[int, ...], got [1] (list)"),
+    ("Learner.sizes=(1, 'b')", "got 'b' (str) at [1]"),
+    ("Learner.pair=(1, 2)", "got 2 (int) at [1]"),
+    ("Learner.pair=(1,)", "got (1,) (tuple) of length 1"),
+    ("Learner.rates=[1, True]", "expected list[float], got True (bool) at [1]"),
+    ("Learner.table={'a': [1, 'x']}", "got 'x' (str) at ['a'][1]"),
+    ("Learner.table={1: []}", "got 1 (int) at [1], a key"),
+    ("Learner.mode='quick'", "expected Literal['fast', 'slow', 3], got 'quick' (str)"),
+    ("Learner.mode=3.0", "got 3.0 (float)"),
+    ("Learner.either=1.5", "expected int | str, got 1.5 (float)"),
+    ("Learner.sequence='abc'", "expected Sequence[str], got 'abc' (str)"),
+    ("Learner.make='Learner'", "got 'Learner' (str); expected a reference such as @Name"),
+    ("make_number.scale='a'", "expected float, got 'a' (str)"),
+    ("Record.names=[1]", "expected list[str], got 1 (int) at [0]"),
+    ("Pair.left='a'", "expected int, got 'a' (str)"),
+    ("Part.size=None", "expected int, got None (NoneType)"),
+    ("scope/Learner.steps='a'", "scope/Learner.steps = 'a': expected int"),
+]
+
+
+@pytest.mark.parametrize("param", GOOD)
+def test_good_values(param):
+    gin_config.parse([], [param])
+
+
+@pytest.mark.parametrize(("param", "expected"), BAD)
+def test_bad_values(param, expected):
+    message = message_of(param)
+    assert message.startswith(f"--gin_param={param}: ")
+    assert expected in message
+
+
+def test_types_beyond_the_usual():
+    identity = typing.NewType("identity", int)
+    assert gin_literal_types.mismatch(1, identity) == ""
+    assert gin_literal_types.mismatch("a", identity) == "'a' (str)"
+    assert gin_literal_types.mismatch(None, Part) == "None (NoneType)"
+    assert gin_literal_types.mismatch("a", Part) == ""
+    assert gin_literal_types.mismatch(None, typing.TypeVar("Anything")) == ""
+    assert gin_literal_types.mismatch("a", type[Part]).startswith("'a' (str)")
+    assert gin_literal_types.mismatch([1, "a"], list[int | None]) == "'a' (str) at [1]"
+    assert gin_literal_types.mismatch(None, typing.Hashable) == ""

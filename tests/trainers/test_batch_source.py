@@ -1,0 +1,176 @@
+"""Batch sources: which rows an algorithm is trained on, and how often."""
+
+import numpy as np
+import pytest
+import torch
+from support import ScriptedEnvironment, TinyAlgorithm
+
+import gin
+from alfish import nest
+from alfish.data_structures import Progress, time_step_spec
+from alfish.networks.preprocessing import FrameStack, ObservationTransform
+from alfish.rollout.acting import experience_specs
+from alfish.rollout.same_process_engine import SameProcessEngine
+from alfish.summary.timers import Timers
+from alfish.trainers.batch_source import OnPolicyBatches, ReplayBatches, SourceContext
+
+CPU = torch.device("cpu")
+
+
+def make(transform=ObservationTransform, window_length=5, num_envs=2, algorithm=TinyAlgorithm):
+    environment = ScriptedEnvironment(num_envs)
+    seen = transform(environment.observation_spec)
+    learner = algorithm(seen.output_spec, environment.action_spec)
+    row_specs = time_step_spec(environment.observation_spec, environment.action_spec)
+    timers = Timers()
+    context = SourceContext(
+        algorithm=learner,
+        transform=seen,
+        row_specs=experience_specs(learner, seen, row_specs, num_envs, CPU),
+        num_envs=num_envs,
+        window_length=window_length,
+        generator=np.random.default_rng(1),
+        device=CPU,
+        timers=timers,
+    )
+    engine = SameProcessEngine(environment, learner, seen, window_length, np.random.default_rng(0), CPU, timers)
+    return context, engine
+
+
+def make_replay(context, capacity=100, **settings):
+    gin.bind_parameter("ReplayBuffer.capacity", capacity)
+    return ReplayBatches(context, **({"batch_size": 4, "updates_per_env_step": 0.5, "initial_env_steps": 0} | settings))
+
+
+def rows_seen(batches):
+    inputs = [batch.inputs for batch in batches]
+    return [tuple(row) for each in inputs for row in each.observation.flatten(0, 1)[:, 1:].tolist()]
+
+
+def test_every_epoch_sees_every_row_but_last_ones_once():
+    context, engine = make()
+    source = OnPolicyBatches(context, mini_batch_size=3, num_epochs=2)
+    source.add(engine.collect())
+    batches = list(source.batches(Progress()))
+    # Rows 0 … 4 of environments with episodes of 3 and 4 steps: one LAST row each.
+    expected = sorted([(1, 0), (1, 1), (1, 2), (2, 0), (1, 0), (1, 1), (1, 2), (1, 3)])
+    assert [batch.inputs.reward.shape[0] for batch in batches] == [3, 3, 2] * 2
+    assert sorted(rows_seen(batches[:3])) == expected
+    assert sorted(rows_seen(batches[3:])) == expected
+    assert rows_seen(batches[:3]) != rows_seen(batches[3:])
+
+
+def test_on_policy_targets_belong_to_their_rows():
+    context, engine = make()
+    source = OnPolicyBatches(context, mini_batch_size=100, num_epochs=1)
+    source.add(engine.collect())
+    (batch,) = source.batches(Progress())
+    assert (batch.rollout_info == 1).all()  # a row that is not LAST is always followed by a reward of 1
+
+
+def test_on_policy_frame_stacks_reach_into_the_window_before():
+    context, engine = make(lambda spec: FrameStack(spec, num_frames=3), window_length=2, num_envs=1)
+    source = OnPolicyBatches(context, mini_batch_size=100, num_epochs=1)
+    for _ in range(2):
+        source.add(engine.collect())
+        (batch,) = source.batches(Progress())
+    # The second window answers rows 2 (a MID row) and 3 (LAST, left out): the stack of row 2 holds rows 0, 1, 2.
+    assert batch.inputs.observation[:, 0].view(-1, 3, 3)[:, :, 2].tolist() == [[0, 1, 2]]
+
+
+def test_updates_follow_from_env_steps():
+    context, engine = make()
+    source = make_replay(context, updates_per_env_step=0.5, initial_env_steps=4)
+    source.add(engine.collect())
+    assert len(list(source.batches(Progress(env_steps=4)))) == 0
+    assert len(list(source.batches(Progress(env_steps=9)))) == 2
+    assert len(list(source.batches(Progress(env_steps=9, updates=2)))) == 0
+    assert len(list(source.batches(Progress(env_steps=14, updates=1)))) == 4
+
+
+def test_replay_waits_for_a_block():
+    context, engine = make(lambda spec: FrameStack(spec, num_frames=4), window_length=2)
+    source = make_replay(context)
+    source.add(engine.collect())
+    assert list(source.batches(Progress(env_steps=100))) == []
+    source.add(engine.collect())
+    assert len(list(source.batches(Progress(env_steps=4)))) == 2
+
+
+def test_replay_samples_follow_the_rows():
+    context, engine = make(lambda spec: FrameStack(spec, num_frames=3))
+    source = make_replay(context, batch_size=64, updates_per_env_step=1.0)
+    for _ in range(4):
+        source.add(engine.collect())
+    for batch in source.batches(Progress(env_steps=3)):
+        assert batch.inputs.observation.shape == (64, 1, 9)
+        stacks = batch.inputs.observation.view(64, 3, 3)
+        newest, before = stacks[:, 2], stacks[:, 1]
+        assert torch.equal(newest[:, 1], before[:, 1])  # the same episode
+        assert torch.equal(before[:, 2], (newest[:, 2] - 1).clamp(min=0))
+
+
+def test_replay_state_round_trip():
+    context, engine = make()
+    source = make_replay(context)
+    for _ in range(3):
+        source.add(engine.collect())
+    other_context, _ = make()
+    other = make_replay(other_context)
+    other.load_state_dict(source.state_dict())
+    first, second = (list(each.batches(Progress(env_steps=4))) for each in (source, other))
+    for (path, leaf), found in zip(nest.leaves_with_paths(first), nest.leaves(second), strict=True):
+        assert torch.equal(leaf, found), path
+
+
+@pytest.mark.parametrize("transform", [ObservationTransform, lambda spec: FrameStack(spec, num_frames=3)])
+def test_examples_look_like_batches(transform):
+    context, engine = make(transform)
+    for source in (OnPolicyBatches(context, 3, 1), make_replay(context)):
+        for _ in range(2):
+            source.add(engine.collect())
+        batch = next(source.batches(Progress(env_steps=10)))
+        for (path, leaf), found in zip(nest.leaves_with_paths(source.example()), nest.leaves(batch), strict=True):
+            assert leaf.shape == found.shape, path
+            assert leaf.dtype == found.dtype, path
+
+
+def test_updates_after():
+    context, _ = make()
+    assert OnPolicyBatches(context, 3, 2).updates_after(20) == 2 * 2 * 4
+    assert make_replay(context, updates_per_env_step=0.25, initial_env_steps=10).updates_after(50) == 10
+
+
+class OnPolicyOnly(TinyAlgorithm):
+    on_policy = True
+
+
+class Recurrent(TinyAlgorithm):
+    def initial_state(self, batch_size):
+        return torch.zeros(batch_size, 2)
+
+
+class FarSighted(TinyAlgorithm):
+    def __init__(self, observation_spec, action_spec):
+        super().__init__(observation_spec, action_spec, future=3)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "make_source", "message"),
+    [
+        (TinyAlgorithm, lambda context: OnPolicyBatches(context, 0, 1), "mini_batch_size is 0"),
+        (TinyAlgorithm, lambda context: OnPolicyBatches(context, 1, -1), "num_epochs is -1"),
+        (TinyAlgorithm, lambda context: make_replay(context, batch_size=0), "batch_size is 0"),
+        (TinyAlgorithm, lambda context: make_replay(context, updates_per_env_step=0), "updates_per_env_step is 0"),
+        (TinyAlgorithm, lambda context: make_replay(context, initial_env_steps=-5), "initial_env_steps is -5"),
+        (OnPolicyOnly, make_replay, "OnPolicyOnly is on-policy"),
+        (Recurrent, make_replay, "Recurrent has a recurrent state"),
+        (FarSighted, lambda context: OnPolicyBatches(context, 1, 1), "FarSighted needs 3 rows"),
+    ],
+)
+def test_what_does_not_fit_is_refused(algorithm, make_source, message):
+    context, _ = make()
+    environment = ScriptedEnvironment(2)
+    context = context._replace(algorithm=algorithm(environment.observation_spec, environment.action_spec))
+    with pytest.raises(ValueError, match=message):
+        make_source(context)

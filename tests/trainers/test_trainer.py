@@ -1,0 +1,227 @@
+"""The training loop: what happens when, and that a resumed run is the run that was not stopped."""
+
+import gin
+import pytest
+import torch
+from support import ScriptedEnvironment, TinyAlgorithm
+
+from alfish import nest
+from alfish.data_structures import StepType
+from alfish.networks.preprocessing import FrameStack
+from alfish.summary.csv_writer import CsvWriter
+from alfish.summary.writers import Summaries
+from alfish.trainers.batch_source import OnPolicyBatches, ReplayBatches
+from alfish.trainers.state_checks import CheckpointMismatch
+from alfish.trainers.experiment import Experiment
+from alfish.trainers.trainer import Trainer
+
+CPU = torch.device("cpu")
+
+
+_TRAINERS = []
+
+
+@pytest.fixture(autouse=True)
+def _close_trainers():
+    yield
+    while _TRAINERS:
+        _TRAINERS.pop().close()
+
+
+def bind(replay=True, **settings):
+    gin.clear_config()
+    settings = {
+        "Updater.optimizer": torch.optim.Adam,
+        "Updater.learning_rate": 0.01,
+        "ReplayBuffer.capacity": 60,
+        "ReplayBatches.batch_size": 4,
+        "ReplayBatches.updates_per_env_step": 0.5,
+        "ReplayBatches.initial_env_steps": 10,
+        "OnPolicyBatches.mini_batch_size": 4,
+        "OnPolicyBatches.num_epochs": 2,
+        "Evaluator.episodes": 3,
+        "Trainer.batch_source": ReplayBatches if replay else OnPolicyBatches,
+        "Trainer.num_envs": 2,
+        "Trainer.window_length": 4,
+        "Trainer.total_env_steps": 160,
+        "Trainer.summary_interval": 20,
+        "Trainer.evaluation_interval": 50,
+        "Trainer.checkpoint_interval": 40,
+    } | settings
+    for name, value in settings.items():
+        gin.bind_parameter(name, value)
+
+
+def make_trainer(root_dir=None, algorithm=TinyAlgorithm, seed=0, made=None, **parts):
+    def make_environment(num_envs):
+        environment = ScriptedEnvironment(num_envs)
+        if made is not None:
+            made.append(environment)
+        return environment
+
+    trainer = Trainer(Experiment(environment=make_environment, algorithm=algorithm, **parts), CPU, seed=seed)
+    _TRAINERS.append(trainer)
+    resumed = root_dir is not None and trainer.open(root_dir, Summaries([CsvWriter(root_dir / "metrics.csv")]))
+    return trainer, resumed
+
+
+def everything(trainer):
+    components = {name: part.state_dict() for name, part in trainer._components().items() if name != "summaries"}
+    return nest.leaves_with_paths(components)
+
+
+def assert_same(first, second):
+    for (path, leaf), (_, found) in zip(everything(first), everything(second), strict=True):
+        same = torch.equal(leaf, found) if isinstance(leaf, torch.Tensor) else leaf == found
+        assert same, path
+
+
+@pytest.mark.parametrize("replay", [True, False])
+@pytest.mark.parametrize("stack", [1, 3])
+def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path, replay, stack):
+    bind(replay)
+    transform = {"observation_transform": lambda spec: FrameStack(spec, num_frames=stack)}
+    whole, _ = make_trainer(tmp_path / "whole", **transform)
+    whole.train()
+    first, _ = make_trainer(tmp_path / "parts", **transform)
+    assert first.train(stop_at_env_steps=80) is None
+    first.close()
+    torch.manual_seed(99)  # a new process has other random numbers
+    second, resumed = make_trainer(tmp_path / "parts", **transform)
+    assert resumed
+    assert second.progress.env_steps == first.progress.env_steps
+    second.train()
+    assert_same(whole, second)
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "parts/metrics.csv").read_bytes()
+
+
+def test_a_killed_run_repeats_what_it_had_not_saved(tmp_path):
+    bind()
+    whole, _ = make_trainer(tmp_path / "whole")
+    whole.train()
+    first, _ = make_trainer(tmp_path / "killed")
+    save = first._store.save
+    first._store.save = lambda step, components: step < 60 and save(step, components)
+    first.train(stop_at_env_steps=100)  # its newest checkpoint is older than that, as after a kill
+    second, resumed = make_trainer(tmp_path / "killed")
+    assert resumed
+    assert second.progress.env_steps < 60
+    second.train()
+    assert_same(whole, second)
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (tmp_path / "killed/metrics.csv").read_bytes()
+
+
+def test_seeds_decide_everything(tmp_path):
+    bind()
+    metrics = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        trainer, _ = make_trainer(tmp_path / name, seed=seed)
+        trainer.train()
+        metrics.append((tmp_path / name / "metrics.csv").read_text())
+    assert metrics[0] == metrics[1]
+    assert metrics[0] != metrics[2]
+
+
+def test_env_steps_are_answered_actions():
+    bind(**{"Trainer.total_env_steps": 1, "Trainer.window_length": 9})
+    made = []
+    trainer, _ = make_trainer(made=made)
+    trainer.train()
+    # Environment 0: 9 actions, those on the LAST rows 3 and 7 are ignored; environment 1: on row 4 only.
+    assert trainer.progress.env_steps == 7 + 8
+
+
+def test_hooks_are_called_with_the_progress():
+    bind()
+    trainer, _ = make_trainer()
+    trainer.train()
+    algorithm, progress = trainer.built.algorithm, trainer.progress
+    assert algorithm.iterations_seen == list(range(progress.iteration + 1))
+    assert algorithm.updates_seen == list(range(1, progress.updates + 1))
+    assert progress.updates == int((progress.env_steps - 10) * 0.5)
+
+
+def test_a_stop_saves_and_the_run_goes_on(tmp_path):
+    bind()
+    trainer, _ = make_trainer(tmp_path)
+    trainer.request_stop()
+    trainer._iterate(last=160)
+    second, resumed = make_trainer(tmp_path)
+    assert resumed
+    assert second.progress.iteration == 1
+    assert second.train() is not None
+
+
+def test_a_complete_run_is_left_alone(tmp_path):
+    bind()
+    trainer, _ = make_trainer(tmp_path)
+    assert trainer.train().returns.shape == (3,)
+    again, resumed = make_trainer(tmp_path)
+    assert resumed
+    assert again.train() is None
+    assert again.progress == trainer.progress
+
+
+def test_a_checkpoint_closes_the_episodes_in_flight():
+    bind(**{"Trainer.checkpoint_interval": 1})
+    made = []
+    trainer, _ = make_trainer(made=made)
+    trainer._iterate(last=160)
+    trainer._collect()
+    window = trainer._engine._window.time_step
+    assert window.step_type[0].tolist() == [StepType.LAST] * 2
+    assert window.step_type[1].tolist() == [StepType.FIRST] * 2
+    assert len(made[0].resets) == 2
+
+
+class OtherSize(TinyAlgorithm):
+    def __init__(self, observation_spec, action_spec):
+        super().__init__(observation_spec, action_spec)
+        self.layer = torch.nn.Linear(3, 2)
+
+
+def test_another_network_is_refused_before_any_step(tmp_path):
+    bind()
+    trainer, _ = make_trainer(tmp_path)
+    trainer.train(stop_at_env_steps=40)
+    made = []
+    with pytest.raises(CheckpointMismatch, match="layer"):
+        make_trainer(tmp_path, algorithm=OtherSize, made=made)
+    assert made[0].resets == []
+
+
+def test_what_was_built_is_closed_when_the_rest_fails():
+    bind(**{"Updater.learning_rate": -1.0})
+    made = []
+    with pytest.raises(ValueError, match="learning_rate"):
+        make_trainer(made=made)
+    assert made[0].closed
+
+
+def test_dry_run_keeps_nothing(tmp_path):
+    bind()
+    trainer, _ = make_trainer()
+    batch = trainer.dry_run()
+    assert batch.inputs.reward.shape == (4, 1)
+    trainer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["num_envs", "window_length", "total_env_steps", "summary_interval", "evaluation_interval", "checkpoint_interval"],
+)
+@pytest.mark.parametrize("value", [0, -3])
+def test_sizes_must_be_positive(name, value):
+    bind(**{f"Trainer.{name}": value})
+    with pytest.raises(ValueError, match=rf"Trainer\.{name} is {value}; it must be at least 1"):
+        make_trainer()
+
+
+def test_no_evaluation_but_at_the_end():
+    bind(**{"Trainer.evaluation_interval": None})
+    trainer, _ = make_trainer()
+    calls = []
+    trainer._evaluate = lambda: calls.append(trainer.progress.env_steps)
+    trainer.train()
+    assert calls == [trainer.progress.env_steps]
