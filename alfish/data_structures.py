@@ -127,14 +127,15 @@ class RowsNeeded(NamedTuple):
 
 def time_step_spec(observation_spec: nest.Nest, action_spec: nest.Nest) -> TimeStep:
     """The specs of a TimeStep's fields."""
-    return TimeStep(
-        step_type=specs.TensorSpec((), torch.uint8),
-        reward=specs.TensorSpec((), torch.float32),
-        discount=specs.TensorSpec((), torch.float32),
-        observation=observation_spec,
-        prev_action=action_spec,
-        env_id=specs.TensorSpec((), torch.int32),
-    )
+    fields: dict[str, Any] = {
+        "step_type": specs.TensorSpec((), torch.uint8),
+        "reward": specs.TensorSpec((), torch.float32),
+        "discount": specs.TensorSpec((), torch.float32),
+        "observation": observation_spec,
+        "prev_action": action_spec,
+        "env_id": specs.TensorSpec((), torch.int32),
+    }
+    return TimeStep(**fields)
 
 
 class Progress(NamedTuple):

@@ -1,8 +1,8 @@
 """Look-ups in gin's own tables: what is bound and used, names, references, signatures, and all of it as text.
 
-Serves `gin_config.py`, which is what the rest of the package imports. Only this file reads gin's private tables, and
-nothing here changes them: `_CONFIG`, `_OPERATIVE_CONFIG`, `_REGISTRY`, `_CONSTANTS` and `_IMPORTS`. A new version of gin
-needs a look at it.
+Serves `gin_config.py`, which is what the rest of the package imports. Only this file reads gin's private tables
+`_CONFIG`, `_OPERATIVE_CONFIG`, `_REGISTRY`, `_CONSTANTS` and `_IMPORTS`, and it never changes them. A new version of
+gin needs a look at it, and at `translate_error` in `gin_config.py`.
 """
 
 import difflib

@@ -90,7 +90,7 @@ class Algorithm(torch.nn.Module):
         """Called after every gradient step: target networks."""
 
     def after_train_iter(self, progress: Progress) -> None:
-        """Called once before the first and after every training iteration: schedules.
+        """Called before the first and after every training iteration, and again when a run is resumed: schedules.
 
-        What it sets must follow from `progress` or be in `state_dict`, so that a resumed run sets the same.
+        What it sets must follow from `progress` alone, so that a resumed run goes on as it would have.
         """

@@ -188,7 +188,9 @@ class MuzeroRepresentationImpl(Algorithm):
             "policy/target_entropy": masked_mean(target_entropy, policy_mask),
             "value/mean": masked_mean(value, known),
             "value/target_mean": masked_mean(targets.value, known),
-            "value/explained_variance_0": masked_explained_variance(value[..., 0], targets.value[..., 0], known[..., 0]),
+            "value/explained_variance_0": masked_explained_variance(
+                value[..., 0], targets.value[..., 0], known[..., 0]
+            ),
             f"value/explained_variance_{last}": masked_explained_variance(
                 value[..., last], targets.value[..., last], known[..., last]
             ),

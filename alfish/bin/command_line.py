@@ -36,11 +36,19 @@ def run_main(main: Callable[[], int]) -> None:
             else:
                 for note in getattr(error, "__notes__", []):
                     print(note, file=sys.stderr)
-            print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+            _print_error(error)
             code = 1
         sys.exit(code)
 
     app.run(guarded)
+
+
+def _print_error(error: Exception) -> None:
+    first, *between = str(error).splitlines() or [type(error).__name__]
+    last = between.pop() if between else ""
+    for line in between:
+        print(line, file=sys.stderr)
+    print(f"error: {first} {last}".rstrip(), file=sys.stderr)
 
 
 flags.DEFINE_bool("traceback", False, "Show the traceback of every error, also of those that a setting mends.")

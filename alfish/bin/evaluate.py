@@ -4,8 +4,8 @@ import gin
 from absl import flags
 
 from alfish.bin import command_line
-from alfish.trainers.experiment import Experiment
 from alfish.trainers.checkpoint_store import load_weights
+from alfish.trainers.experiment import Experiment
 
 flags.DEFINE_string("root_dir", None, "The run's folder.", required=True)
 flags.DEFINE_integer("episodes", 20, "How many episodes.", lower_bound=1)

@@ -23,7 +23,9 @@ flags.DEFINE_multi_string("gin_param", [], "A binding that overrides the files, 
 flags.DEFINE_string("root_dir", None, "The run's folder. A run that is there already is continued.")
 flags.DEFINE_integer("seed", None, "Decides every random number of the run; short for --gin_param Trainer.seed=N.")
 flags.DEFINE_string("device", "auto", "auto, cpu, cuda or cuda:N.")
-flags.DEFINE_bool("dry_run", False, "Build everything, run a few tiny iterations, print shapes and sizes, keep nothing.")
+flags.DEFINE_bool(
+    "dry_run", False, "Build everything, run a few tiny iterations, print shapes and sizes, keep nothing."
+)
 flags.DEFINE_bool("strict", False, "Refuse bindings that nothing uses.")
 flags.DEFINE_integer("stop_at_env_steps", None, "Save and stop here; the same command without this flag continues.")
 FLAGS = flags.FLAGS
@@ -31,7 +33,7 @@ FLAGS = flags.FLAGS
 
 def main() -> int:
     """Parses the config, builds the run and trains it; returns the exit code."""
-    torch.set_num_threads(min(torch.get_num_threads(), 16))
+    torch.set_num_threads(1)
     device = command_line.select_device(FLAGS.device)
     stop_at = FLAGS.stop_at_env_steps
     if stop_at is not None and stop_at < 1:
@@ -57,7 +59,9 @@ def _parse_config() -> pathlib.Path:
     if FLAGS.root_dir is not None and not files:
         files = [str(pathlib.Path(FLAGS.root_dir) / command_line.CONFIG_NAME)]
     if not files:
-        raise ValueError("no config: give --gin_file=FILE (for example muzero_cartpole.gin), or --root_dir=RUN to continue")
+        raise ValueError(
+            "no config: give --gin_file=FILE (for example muzero_cartpole.gin), or --root_dir=RUN to continue"
+        )
     gin_config.parse(files, params, strict=FLAGS.strict)
     if FLAGS.root_dir is not None:
         return pathlib.Path(FLAGS.root_dir)
@@ -73,7 +77,9 @@ def _train(trainer: Trainer, root_dir: pathlib.Path, device: torch.device, stop_
     evaluation = trainer.train(stop_at)
     (root_dir / "operative_config.gin").write_text(gin_config.operative_config_text(), encoding="utf-8")
     if evaluation is not None:
-        print(f"done: {trainer.progress.env_steps:,} env steps; return {evaluation.mean:.1f} ± {evaluation.deviation:.1f}")
+        print(
+            f"done: {trainer.progress.env_steps:,} env steps; return {evaluation.mean:.1f} ± {evaluation.deviation:.1f}"
+        )
         print(f"  python -m alfish.bin.evaluate --root_dir={root_dir}")
     elif trainer.progress.env_steps >= trainer.total_env_steps:
         print(f"this run is complete: {trainer.progress.env_steps:,} env steps")

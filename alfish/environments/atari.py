@@ -1,5 +1,6 @@
-"""Atari 2600 games, on ale-py's own vector environment. All of the preprocessing is stated in `make_atari`."""
+"""Atari 2600 games, on ale-py's own vector environment. What is done to a game is stated in `AtariPreprocessing`."""
 
+import dataclasses
 import difflib
 import types
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from alfish.environments import optional
-from alfish.environments.environment import VectorEnvironment
+from alfish.environments.environment import VectorEnvironment, check_at_least
 from alfish.environments.gymnasium_environment import GymnasiumEnvironment
 
 # Games for two players only: there is nobody to play against.
@@ -18,38 +19,15 @@ _TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}
 
 
 @gin.configurable
-def make_atari(
-    game: str,
-    num_envs: int,
-    frame_skip: int = 4,
-    max_pool: bool = True,
-    sticky_action_probability: float = 0.25,
-    zero_discount_on_life_loss: bool = False,
-    reward_clipping: bool = False,
-    full_action_set: bool = False,
-    max_noops: int = 30,
-    fire_on_reset: bool = True,
-    max_frames_per_episode: int = 108_000,
-    image_size: int = 84,
-    grayscale: bool = True,
-    num_threads: int = 0,
-) -> VectorEnvironment:
-    """Makes B environments that play one Atari game.
+@dataclasses.dataclass(frozen=True)
+class AtariPreprocessing:
+    """Everything that is done to an Atari game, in one place.
 
-    A row's observation is one uint8 frame, `(1, image_size, image_size)`, or `(3, …)` in colour. Frames are never
-    stacked here: `FrameStack` does that where they are used, so that each is stored once.
-
-    The defaults are the protocol of Machado et al. 2018 (sticky actions, an episode is a whole game). That of Mnih et
-    al. 2015 has `sticky_action_probability = 0`, `zero_discount_on_life_loss = True` and `reward_clipping = True` in
-    training; in evaluation the last two are False.
-
-    A row ends an episode (LAST) where the game is over, with discount 0, or has reached its limit, with discount 1. On
-    a truncated row the frame is the game's own last one. On a terminated row it is not: ale-py leaves a game's last
-    four frames out and shows the frames before; nothing is bootstrapped from it.
+    The defaults are the protocol of Machado et al. 2018: sticky actions, and an episode is a whole game. That of Mnih
+    et al. 2015 has `sticky_action_probability = 0` and, in training only, `zero_discount_on_life_loss = True` and
+    `reward_clipping = True`.
 
     Args:
-        game: `"pong"`, `"Pong"` or `"ALE/Pong-v5"`; `"ms_pacman"` or `"MsPacman"`.
-        num_envs: B, at least 1.
         frame_skip: frames that an action lasts; their rewards are added.
         max_pool: takes the larger of the last two frames in each pixel, against flicker.
         sticky_action_probability: that a frame repeats the action before instead.
@@ -63,6 +41,49 @@ def make_atari(
         max_frames_per_episode: frames, skipped ones included, after which an episode is truncated at the next row.
         image_size: height and width of a frame, in pixels.
         grayscale: False gives three colours.
+
+    Raises:
+        ValueError: a value cannot be used; the message says what can.
+    """
+
+    frame_skip: int = 4
+    max_pool: bool = True
+    sticky_action_probability: float = 0.25
+    zero_discount_on_life_loss: bool = False
+    reward_clipping: bool = False
+    full_action_set: bool = False
+    max_noops: int = 30
+    fire_on_reset: bool = True
+    max_frames_per_episode: int = 108_000
+    image_size: int = 84
+    grayscale: bool = True
+
+    def __post_init__(self) -> None:
+        for name, least in (("frame_skip", 1), ("max_noops", 0), ("max_frames_per_episode", 1), ("image_size", 1)):
+            check_at_least(f"AtariPreprocessing.{name}", getattr(self, name), least)
+        if not 0.0 <= self.sticky_action_probability < 1.0:
+            raise ValueError(
+                f"AtariPreprocessing.sticky_action_probability is {self.sticky_action_probability}; expected 0 ≤ p < 1"
+            )
+
+
+@gin.configurable
+def make_atari(
+    game: str, num_envs: int, preprocessing: AtariPreprocessing | None = None, num_threads: int = 0
+) -> VectorEnvironment:
+    """Makes B environments that play one Atari game.
+
+    A row's observation is one uint8 frame, `(1, image_size, image_size)`, or `(3, …)` in colour. Frames are never
+    stacked here: `FrameStack` does that where they are used, so that each is stored once.
+
+    A row ends an episode (LAST) where the game is over, with discount 0, or has reached its limit, with discount 1. On
+    a truncated row the frame is the game's own last one. On a terminated row it is not: ale-py leaves a game's last
+    frame out and shows those before it; nothing is bootstrapped from it.
+
+    Args:
+        game: `"pong"`, `"Pong"` or `"ALE/Pong-v5"`; `"ms_pacman"` or `"MsPacman"`.
+        num_envs: B, at least 1.
+        preprocessing: None takes `AtariPreprocessing()`, as gin configures it.
         num_threads: threads that play; 0 takes as many as there are cores, at most B. The rows do not depend on it.
 
     Returns:
@@ -72,58 +93,39 @@ def make_atari(
         ValueError: an argument cannot be used; the message says what can.
         MissingPackageError: ale-py is not installed; the message holds the pip line.
     """
-    ale_vector = optional.require("ale_py.vector_env", "atari")
-    _check_arguments(num_envs, frame_skip, sticky_action_probability, max_noops, max_frames_per_episode, image_size)
+    check_at_least("num_envs", num_envs, 1)
+    vector_env = optional.require("ale_py.vector_env", "atari")
     rom = _rom(game, optional.require("ale_py.roms", "atari"))
+    chosen = AtariPreprocessing() if preprocessing is None else preprocessing
 
     def make() -> VectorEnv:
-        env = ale_vector.AtariVectorEnv(
-            rom,
-            num_envs,
-            num_threads=num_threads,
-            # The limit is ours, at a row's end: ale-py's own would show an old frame on the truncated row.
-            max_num_frames_per_episode=max_frames_per_episode + 2 * frame_skip,
-            repeat_action_probability=sticky_action_probability,
-            full_action_space=full_action_set,
-            autoreset_mode=AutoresetMode.NEXT_STEP,
-            img_height=image_size,
-            img_width=image_size,
-            grayscale=grayscale,
-            stack_num=1,
-            frameskip=frame_skip,
-            maxpool=max_pool,
-            noop_max=max_noops + 1,  # theirs is exclusive
-            # Theirs would restart the game, or give no reset row.
-            episodic_life=False,
-            life_loss_info=False,
-            reward_clipping=reward_clipping,
-            use_fire_reset=fire_on_reset,
-        )
-        max_rows = -(-max_frames_per_episode // frame_skip)
-        return AtariRows(env, max_rows, zero_discount_on_life_loss)
+        env = vector_env.AtariVectorEnv(rom, num_envs, num_threads=num_threads, **_arguments(chosen))
+        max_rows = -(-chosen.max_frames_per_episode // chosen.frame_skip)
+        return AtariRows(env, max_rows, chosen.zero_discount_on_life_loss)
 
     return GymnasiumEnvironment(make, f"atari {rom}", seeds_each=True, no_future=_no_future)
 
 
-def _check_arguments(
-    num_envs: int,
-    frame_skip: int,
-    sticky_action_probability: float,
-    max_noops: int,
-    max_frames_per_episode: int,
-    image_size: int,
-) -> None:
-    for what, value, least in (
-        ("num_envs", num_envs, 1),
-        ("frame_skip", frame_skip, 1),
-        ("max_noops", max_noops, 0),
-        ("max_frames_per_episode", max_frames_per_episode, 1),
-        ("image_size", image_size, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{what} is {value!r}; expected a whole number of at least {least}")
-    if not 0.0 <= sticky_action_probability < 1.0:
-        raise ValueError(f"sticky_action_probability is {sticky_action_probability}; expected 0 ≤ p < 1")
+def _arguments(chosen: AtariPreprocessing) -> dict[str, Any]:
+    return {
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+        "stack_num": 1,
+        "frameskip": chosen.frame_skip,
+        "maxpool": chosen.max_pool,
+        "repeat_action_probability": chosen.sticky_action_probability,
+        "reward_clipping": chosen.reward_clipping,
+        "full_action_space": chosen.full_action_set,
+        "noop_max": chosen.max_noops + 1,  # theirs is exclusive
+        "use_fire_reset": chosen.fire_on_reset,
+        "img_height": chosen.image_size,
+        "img_width": chosen.image_size,
+        "grayscale": chosen.grayscale,
+        # Lives and the time limit are ours: on a lost life theirs would restart the game, or end an episode without a
+        # FIRST row after it; at its limit theirs would show an old frame.
+        "episodic_life": False,
+        "life_loss_info": False,
+        "max_num_frames_per_episode": chosen.max_frames_per_episode + 2 * chosen.frame_skip,
+    }
 
 
 def _rom(game: str, roms: types.ModuleType) -> str:

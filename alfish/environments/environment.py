@@ -213,3 +213,13 @@ class BoundaryChecks:
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         element = f"{path}{list(index[1:])}" if len(index) > 1 else path
         return self.fault(index[0], f"{element} is {source[index]}; expected {expected}")
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Checks a count.
+
+    Raises:
+        ValueError: it is not a whole number of at least `least`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}")

@@ -1,9 +1,10 @@
 """Makes environments that are registered with Gymnasium."""
 
+import contextlib
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import gin
@@ -12,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from alfish.environments import optional, workers
-from alfish.environments.environment import VectorEnvironment
+from alfish.environments.environment import VectorEnvironment, check_at_least
 from alfish.environments.faults import EnvironmentFault
 from alfish.environments.guarded_environment import EnvironmentMaker
 from alfish.environments.gymnasium_environment import GymnasiumEnvironment
@@ -63,39 +64,48 @@ def make_gymnasium(
         EnvironmentFault: the environment could not be made.
     """
     kwargs = dict(env_kwargs or {})
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-        raise ValueError(f"num_envs is {num_envs!r}; expected a whole number of at least 1")
-    if time_limit is not None and time_limit < 1:
-        raise ValueError(f"time_limit is {time_limit}; expected at least 1, or None for the registered limit")
+    check_at_least("num_envs", num_envs, 1)
+    if time_limit is not None:
+        check_at_least("time_limit", time_limit, 1)
     if vectorization not in ("sync", "async", "native"):
         raise ValueError(f"vectorization is {vectorization!r}; expected 'sync', 'async' or 'native'")
     spec = _find_spec(name)
     native = vectorization == "native"
     if native and wrappers:
         raise ValueError(f"wrappers cannot be applied to the native vector environment of {name!r}; use 'sync'")
-    try:
+    if rebuild_on_reset is None:
+        rebuild_on_reset = name.startswith(_KEEPS_STATE)
+    with _naming_missing_packages(spec):
         _check_kwargs(spec, kwargs, native)
         if time_limit is not None:
             kwargs["max_episode_steps"] = time_limit
         if native:
             make = _native_maker(spec, num_envs, kwargs)
         else:
-            makers = [
-                EnvironmentMaker(spec, kwargs, wrappers, name, index, num_envs, in_worker=vectorization == "async")
-                for index in range(num_envs)
-            ]
-            make = _vector_maker(makers, vectorization == "async")
-        if rebuild_on_reset is None:
-            rebuild_on_reset = name.startswith(_KEEPS_STATE)
+            make = _vector_maker(spec, num_envs, kwargs, wrappers, name, in_workers=vectorization == "async")
         return GymnasiumEnvironment(make, name, seeds_each=not native, rebuild_on_reset=rebuild_on_reset)
+
+
+@contextlib.contextmanager
+def _naming_missing_packages(spec: EnvSpec) -> Iterator[None]:
+    try:
+        yield
     except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         for prefix, extra in _ENTRY_POINTS.items():
             if str(spec.entry_point).startswith(prefix):
                 raise optional.missing_package(extra, extra) from error
-        raise EnvironmentFault(f"{name!r} needs a package that is not installed: {error}") from error
+        raise EnvironmentFault(f"{spec.id!r} needs a package that is not installed: {error}") from error
 
 
-def _vector_maker(makers: list[EnvironmentMaker], in_workers: bool) -> Callable[[], VectorEnv]:
+def _vector_maker(
+    spec: EnvSpec,
+    num_envs: int,
+    kwargs: dict[str, Any],
+    wrappers: Sequence[Callable[[gymnasium.Env], gymnasium.Env]],
+    name: str,
+    in_workers: bool,
+) -> Callable[[], VectorEnv]:
+    makers = [EnvironmentMaker(spec, kwargs, wrappers, name, i, num_envs, in_workers) for i in range(num_envs)]
     if in_workers:
         return lambda: workers.start(makers)
     # copy=False: its one buffer is copied into the row before the next step.

@@ -160,12 +160,11 @@ class ReplayBuffer:
             "episodes": self._episodes.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned; copies into the own storage.
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Checks that `load_state_dict` can take over a state.
 
         Raises:
-            ValueError: the state is of another capacity, spec or number of environments, or it is damaged. Nothing has
-                been changed then.
+            ValueError: the state is of another capacity, spec or number of environments, or it is damaged.
         """
         own = self.state_dict()
         check_keys(state, own, "ReplayBuffer")
@@ -182,6 +181,14 @@ class ReplayBuffer:
                 f"ReplayBuffer: the checkpoint's rows end at {state['ring']['num_added']} and its episodes at "
                 f"{state['episodes']['num_added']}; it is damaged"
             )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what `state_dict` returned; copies into the own storage.
+
+        Raises:
+            ValueError: see `check_state_dict`. Nothing has been changed then.
+        """
+        self.check_state_dict(state)
         self._ring.load_state_dict(state["ring"])
         self._episodes.load_state_dict(state["episodes"])
 

@@ -8,9 +8,7 @@ code is renewed when this file changes, not when another does, so whatever is co
 """
 
 import math
-import os
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -32,9 +30,12 @@ LARGEST_Q = np.float32(1.7e38)
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
-# Passing the record from function to function would count references to its 13 arrays each time, which takes longer than
-# the search itself. Nothing here allocates, so the counting is off (`_nrt`), and the functions are inlined.
+# Passing the record from function to function would count references to its 13 arrays each time, which takes longer
+# than the search itself. Nothing here allocates, so the counting is off (`_nrt`), and the functions are inlined.
 _inlined = register_jitable(forceinline=True, _nrt=False)
+
+
+Number = float | np.float32
 
 
 class Rule(NamedTuple):
@@ -56,7 +57,7 @@ class Rule(NamedTuple):
 
 
 @_inlined
-def unvisited_value(tree: Tree, rule: Rule, row: int, node: int, low: float, scale: float) -> float:
+def unvisited_value(tree: Tree, rule: Rule, row: int, node: int, low: Number, scale: Number) -> Number:
     """The normalised value of the node's unvisited actions."""
     if rule.unvisited_mode == UNVISITED_PARENT:
         mean = tree.value_sums[row, node] / np.float32(tree.visits[row, node])
@@ -110,20 +111,23 @@ def select_edge(tree: Tree, rule: Rule, row: int) -> tuple[int, int]:
 
 
 @_inlined
-def report_fault(tree: Tree, row: int, simulation: int, fault: int) -> None:
+def report_fault(tree: Tree, row: int, simulation: int, fault: int, number: Number) -> None:
     """Records the first fault of a tree; the search raises when it has ended."""
-    if tree.faults[row, 1] == 0:
-        tree.faults[row, 0] = simulation
-        tree.faults[row, 1] = fault
+    if tree.faults[row, 0] == _ZERO:
+        tree.faults[row, 0] = fault
+        tree.faults[row, 1] = simulation
+        tree.faults[row, 2] = number
 
 
 @_inlined
-def finite_or_zero(tree: Tree, answers: np.ndarray, row: int, node: int, column: int, fault: int, limit: float) -> float:
+def usable_or_zero(
+    tree: Tree, answers: np.ndarray, row: int, node: int, column: int, fault: int, limit: Number
+) -> Number:
     """One number of the model's answer, or 0 and a fault if it is NaN or beyond the limit."""
     number = answers[row, column]
     if abs(number) <= limit:
         return number
-    report_fault(tree, row, node, fault)
+    report_fault(tree, row, node, fault, number)
     return _ZERO
 
 
@@ -136,7 +140,7 @@ def write_priors(tree: Tree, answers: np.ndarray, row: int, node: int) -> None:
         logit = answers[row, LOGITS + action]
         largest = max(largest, logit)
         if not logit < np.inf:
-            report_fault(tree, row, node, FAULT_LOGITS)
+            report_fault(tree, row, node, FAULT_LOGITS, logit)
     total = _ZERO
     for action in range(num_actions):
         # exp(-inf - -inf) is NaN; the difference of two finite logits may be -inf, which exp takes to 0.
@@ -158,9 +162,9 @@ def write_priors(tree: Tree, answers: np.ndarray, row: int, node: int) -> None:
 @_inlined
 def write_node(tree: Tree, answers: np.ndarray, row: int, node: int, parent: int, action: int) -> None:
     """Writes a new node from the model's answer."""
-    reward = finite_or_zero(tree, answers, row, node, REWARD, FAULT_REWARD, LARGEST_Q)
-    discount = finite_or_zero(tree, answers, row, node, DISCOUNT, FAULT_DISCOUNT, _ONE)
-    value = finite_or_zero(tree, answers, row, node, VALUE, FAULT_VALUE, LARGEST_Q)
+    reward = usable_or_zero(tree, answers, row, node, REWARD, FAULT_REWARD, LARGEST_Q)
+    discount = usable_or_zero(tree, answers, row, node, DISCOUNT, FAULT_DISCOUNT, _ONE)
+    value = usable_or_zero(tree, answers, row, node, VALUE, FAULT_VALUE, LARGEST_Q)
     write_priors(tree, answers, row, node)
     tree.value_sums[row, node] = _ZERO
     tree.rewards[row, node] = reward
@@ -179,13 +183,16 @@ def back_up(tree: Tree, row: int, leaf: int, simulation: int) -> None:
     while True:
         tree.visits[row, node] += 1
         tree.value_sums[row, node] += value
+        mean = tree.value_sums[row, node] / np.float32(tree.visits[row, node])
+        if not abs(mean) <= LARGEST_Q:
+            report_fault(tree, row, simulation, FAULT_OVERFLOW, mean)
         if node == 0:
             return
         parent, action = tree.parents[row, node], tree.actions[row, node]
         reward, discount = tree.rewards[row, node], tree.discounts[row, node]
-        q_value = reward + discount * (tree.value_sums[row, node] / np.float32(tree.visits[row, node]))
+        q_value = reward + discount * mean
         if not abs(q_value) <= LARGEST_Q:
-            report_fault(tree, row, simulation, FAULT_OVERFLOW)
+            report_fault(tree, row, simulation, FAULT_OVERFLOW, q_value)
             q_value = _ZERO
         tree.q_values[row, parent, action] = q_value
         tree.edge_visits[row, parent, action] += 1
@@ -244,15 +251,3 @@ def advance_parallel(tree: Tree, rule: Rule, answers: np.ndarray, edges: np.ndar
     """`advance` for all trees, in several threads."""
     for row in numba.prange(edges.shape[1]):
         advance(tree, rule, answers, edges, row, node)
-
-
-def compile_cached(function: Callable[..., None], parallel: bool) -> Any:
-    """A version of `function` that is compiled on its first call.
-
-    The machine code is stored for later processes, if a folder can be written.
-    """
-    options = {"parallel": parallel, "nogil": True, "_nrt": False, "error_model": "numpy"}
-    try:
-        return numba.njit(function, cache=True, **options)
-    except RuntimeError:  # numba found no folder for its store.
-        return numba.njit(function, **options)

@@ -37,8 +37,8 @@ class Tree(NamedTuple):
         edge_visits: `[B, N, A]` int32, equal to `visits` of the child.
         q_values: `[B, N, A]` float32, 0 for an edge that was not visited.
         value_range: `[B, 2]` float32, the smallest and the largest Q-value that any edge of the tree has had.
-        faults: `[B, 2]` int32, the simulation of the first unusable model output and its kind (`kernels.py`); the kind
-            is 0 if there was none.
+        faults: `[B, 3]` float32, the kind (`kernels.py`), simulation and value of the first number that could not be
+            used; the kind is 0 if there was none.
     """
 
     visits: np.ndarray
@@ -56,9 +56,7 @@ class Tree(NamedTuple):
     faults: np.ndarray
 
 
-def new_tree(
-    num_trees: int, num_nodes: int, num_actions: int, known_range: tuple[float, float] | None = None
-) -> Tree:
+def new_tree(num_trees: int, num_nodes: int, num_actions: int, known_range: tuple[float, float] | None = None) -> Tree:
     """Allocates a tree record without nodes.
 
     Args:
@@ -84,7 +82,7 @@ def new_tree(
         edge_visits=np.empty(edges, np.int32),
         q_values=np.empty(edges, np.float32),
         value_range=np.empty((num_trees, 2), np.float32),
-        faults=np.zeros((num_trees, 2), np.int32),
+        faults=np.zeros((num_trees, 3), np.float32),
     )
     tree.value_range[:] = (np.inf, -np.inf) if known_range is None else known_range
     return tree

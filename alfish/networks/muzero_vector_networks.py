@@ -12,7 +12,6 @@ import torch
 from alfish import nest
 from alfish.networks.latents import normalize_latent
 from alfish.networks.mlp import MLP, ObservationFlattener
-from alfish.specs import BoundedTensorSpec
 
 
 def zero_outputs(layer: torch.nn.Linear | None, first: int = 0) -> None:
@@ -108,9 +107,7 @@ class VectorPrediction(torch.nn.Module):
         ValueError: a size is smaller than 1.
     """
 
-    def __init__(
-        self, latent_shape: tuple[int, ...], head_sizes: Sequence[int], hidden_sizes: Sequence[int] = (128,)
-    ):
+    def __init__(self, latent_shape: tuple[int, ...], head_sizes: Sequence[int], hidden_sizes: Sequence[int] = (128,)):
         super().__init__()
         self._head_sizes = list(head_sizes)
         self._layers = MLP(latent_shape[0], hidden_sizes, sum(head_sizes))

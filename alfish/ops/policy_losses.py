@@ -22,7 +22,7 @@ def clipped_surrogate_loss(ratio: torch.Tensor, advantage: torch.Tensor, clip_ra
         `[...]`.
     """
     clipped = ratio.clamp(1.0 - clip_ratio, 1.0 + clip_ratio)
-    return torch.maximum(-advantage * ratio, -advantage * clipped)
+    return torch.minimum(ratio * advantage, clipped * advantage).neg()
 
 
 def approximate_kl(log_ratio: torch.Tensor) -> torch.Tensor:

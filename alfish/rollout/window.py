@@ -28,7 +28,10 @@ class Window:
         self.time_step: TimeStep = specs.zeros(time_step_specs, (past_rows + window_length + 1, num_envs))
         self.time_step.step_type.fill_(StepType.LAST)
         # Row views are made once: making them costs as much as a cheap environment's step.
-        self.rows = [nest.map_structure(lambda leaf, t=t: leaf[t], self.time_step) for t in range(past_rows, past_rows + window_length + 1)]
+        self.rows = [
+            nest.map_structure(lambda leaf, t=t: leaf[t], self.time_step)
+            for t in range(past_rows, past_rows + window_length + 1)
+        ]
         self.answers: Answers | None = None
 
     def write_answer(self, t: int, answer: "Answers") -> None:

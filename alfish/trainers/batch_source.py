@@ -213,6 +213,8 @@ class ReplayBatches(BatchSource):
         ValueError: a size is out of range, or the algorithm is on-policy.
     """
 
+    copies_on_load = True  # so the checkpoint store need not read the rows into memory first
+
     def __init__(
         self,
         context: SourceContext,
@@ -287,6 +289,10 @@ class ReplayBatches(BatchSource):
     def state_dict(self) -> dict[str, Any]:
         return self._buffer.state_dict()
 
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises a ValueError if the state does not fit the buffer."""
+        self._buffer.check_state_dict(state)
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._buffer.load_state_dict(state)
 
@@ -295,4 +301,3 @@ def check_at_least(name: str, value: int, minimum: int) -> None:
     """Raises a ValueError that names the setting if `value` is smaller than `minimum`."""
     if value < minimum:
         raise ValueError(f"{name} is {value}; it must be at least {minimum}")
-

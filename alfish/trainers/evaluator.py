@@ -122,7 +122,6 @@ class Evaluator:
             self._environment = None
 
 
-
 class BestWeights:
     """Keeps the weights of the best evaluation; of equally good ones the latest.
 

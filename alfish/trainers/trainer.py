@@ -62,7 +62,10 @@ class Trainer:
     ):
         sizes = {"num_envs": num_envs, "window_length": window_length, "total_env_steps": total_env_steps}
         sizes |= {"summary_interval": summary_interval, "checkpoint_interval": checkpoint_interval}
-        sizes |= {"evaluation_interval": 1 if evaluation_interval is None else evaluation_interval, "keep_checkpoints": keep_checkpoints}
+        sizes |= {
+            "evaluation_interval": 1 if evaluation_interval is None else evaluation_interval,
+            "keep_checkpoints": keep_checkpoints,
+        }
         for name, value in sizes.items():
             check_at_least(f"Trainer.{name}", value, 1)
         self.total_env_steps = total_env_steps
@@ -107,7 +110,13 @@ class Trainer:
         )
         self.batch_source = batch_source(context)
         self._engine = SameProcessEngine(
-            environment, algorithm, transform, window_length, self._random.generator("environments"), device, self._timers
+            environment,
+            algorithm,
+            transform,
+            window_length,
+            self._random.generator("environments"),
+            device,
+            self._timers,
         )
 
     @property
@@ -160,8 +169,7 @@ class Trainer:
         """
         last = self.total_env_steps if stop_at_env_steps is None else min(stop_at_env_steps, self.total_env_steps)
         evaluation = None
-        if self.progress.iteration == 0:
-            self.built.algorithm.after_train_iter(self.progress)
+        self.built.algorithm.after_train_iter(self.progress)
         self._summary_started = time.monotonic()
         self._summary_env_steps = self.progress.env_steps
         while self.progress.env_steps < last and not self._stop_requested:

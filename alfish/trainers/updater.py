@@ -12,6 +12,7 @@ from alfish.algorithms.algorithm import Algorithm
 from alfish.data_structures import LossInfo, Progress
 from alfish.ops.schedules import as_schedule
 from alfish.trainers.batch_source import TrainBatch
+from alfish.trainers.state_checks import differences, raise_mismatch
 
 for _optimizer in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop):
     gin.external_configurable(_optimizer, module="torch.optim")
@@ -125,6 +126,10 @@ class Updater:
             "skipped_in_a_row": self._skipped_in_a_row,
             "skipped_in_all": self._skipped_in_all,
         }
+
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises a CheckpointMismatch if the state is of another optimiser or other parameters."""
+        raise_mismatch("the updater", differences(self._optimizer, state["optimizer"]))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""

@@ -333,3 +333,19 @@ def test_a_network_of_the_wrong_shape_is_refused():
         PPOAlgorithm(OBSERVATION, DISCRETE, ColumnOfValues)
     with pytest.raises(ValueError, match=r"parameters of shape \(2, 3\)"):
         PPOAlgorithm(OBSERVATION, BoundedTensorSpec((), torch.int64, 0, 4), FirstElementCritic)
+
+
+@pytest.mark.parametrize("name", ACTION_SPECS)
+def test_everything_moves_to_the_device_of_the_algorithm(name):
+    # An operation that mixes the device "meta" with another one raises, as a GPU would, on machines without one.
+    spec = ACTION_SPECS[name]
+    observation = {"position": OBSERVATION, "tile": BoundedTensorSpec((), torch.int64, 0, 3)}
+    algorithm = PPOAlgorithm(observation, spec, entropy_weight=0.1, value_clip=0.1).to("meta")
+    row_spec = time_step_spec(observation, spec)
+    step = algorithm.rollout_step(specs.zeros(row_spec, (2,), "meta"), ())
+    assert algorithm.predict_step(specs.zeros(row_spec, (2,), "meta"), ()).output.device.type == "meta"
+    action, info = nest.map_structure(lambda leaf: torch.stack([leaf] * 4, dim=1), (step.output, step.info))
+    rows = specs.zeros(row_spec, (2, 5), "meta")
+    result = loss_info(algorithm, *algorithm.preprocess_experience(rows, info, BatchInfo(action, rows.step_type)))
+    result.loss.mean().backward()
+    assert {value.device.type for value in result.extra.values()} == {"meta"}

@@ -1,28 +1,33 @@
 """Atari: the preprocessing, episode ends, lives and seeds."""
 
+import gin
 import numpy as np
 import pytest
 import torch
-from rows import collect, column, empty_row, same
+from environment_rows import collect, column, empty_row, same
 
-from alfish import specs
+from alfish import gin_config, specs
 from alfish.data_structures import StepType
-from alfish.environments.atari import make_atari
+from alfish.environments.atari import AtariPreprocessing, make_atari
 
 ale_py = pytest.importorskip("ale_py", reason='needs pip install "alfish[atari]"')
 
 
+def atari(game, num_envs, num_threads=0, **preprocessing):
+    return make_atari(game, num_envs, AtariPreprocessing(**preprocessing), num_threads)
+
+
 def test_specs():
-    environment = make_atari("breakout", 2)
+    environment = atari("breakout", 2)
     assert environment.observation_spec == specs.BoundedTensorSpec((1, 84, 84), torch.uint8, 0, 255)
     assert environment.action_spec == specs.BoundedTensorSpec((), torch.int64, 0, 3)
-    assert make_atari("breakout", 1, full_action_set=True).action_spec.num_values == 18
-    assert make_atari("breakout", 1, image_size=96, grayscale=False).observation_spec.shape == (3, 96, 96)
+    assert atari("breakout", 1, full_action_set=True).action_spec.num_values == 18
+    assert atari("breakout", 1, image_size=96, grayscale=False).observation_spec.shape == (3, 96, 96)
 
 
 @pytest.mark.parametrize("game", ["ms_pacman", "MsPacman", "ALE/MsPacman-v5", "mspacman"])
 def test_names_of_a_game(game):
-    assert make_atari(game, 1).name == "atari ms_pacman"
+    assert atari(game, 1).name == "atari ms_pacman"
 
 
 @pytest.mark.parametrize(
@@ -39,22 +44,22 @@ def test_names_of_a_game(game):
 )
 def test_arguments_that_cannot_be_used(arguments, message):
     with pytest.raises(ValueError, match=message):
-        make_atari(**{"game": "pong", "num_envs": 1, **arguments})
+        atari(**{"game": "pong", "num_envs": 1, **arguments})
 
 
 @pytest.mark.parametrize("game", ["breakout", "qbert"])
 def test_rows_follow_from_seed_and_actions(game):
-    environment = make_atari(game, 2, max_frames_per_episode=200)
+    environment = atari(game, 2, max_frames_per_episode=200)
     first = collect(environment, seed=5, steps=120)
     collect(environment, seed=6, steps=30, action_seed=1)
     assert same(first, collect(environment, seed=5, steps=120))
-    assert same(first, collect(make_atari(game, 2, max_frames_per_episode=200, num_threads=1), seed=5, steps=120))
+    assert same(first, collect(atari(game, 2, max_frames_per_episode=200, num_threads=1), seed=5, steps=120))
     assert not same(first, collect(environment, seed=6, steps=120))
 
 
 def test_time_limit_truncates_with_the_games_own_frame():
-    limited = collect(make_atari("breakout", 2, max_frames_per_episode=78), seed=1, steps=45)
-    free = collect(make_atari("breakout", 2), seed=1, steps=20)
+    limited = collect(atari("breakout", 2, max_frames_per_episode=78), seed=1, steps=45)
+    free = collect(atari("breakout", 2), seed=1, steps=20)
     assert same(limited[:20], free[:20])
     assert column(limited, "step_type")[20:22] == [StepType.LAST, StepType.FIRST]  # 20 rows are 80 frames
     assert column(limited, "discount")[20:22] == [1.0, 1.0]
@@ -66,9 +71,9 @@ def test_time_limit_truncates_with_the_games_own_frame():
 
 def test_a_cut_leaves_the_other_environments_alone():
     """The rows of environment 0 are the same beside one that is cut at other rows."""
-    two = make_atari("breakout", 2, max_frames_per_episode=1200)
+    two = atari("breakout", 2, max_frames_per_episode=1200)
     actions = torch.randint(0, 4, (700, 2), generator=torch.Generator().manual_seed(0))
-    alone = make_atari("breakout", 1, max_frames_per_episode=1200)
+    alone = atari("breakout", 1, max_frames_per_episode=1200)
     two.reset(9, pair := empty_row(two))
     alone.reset(9, single := empty_row(alone))
     ends = [0, 0]
@@ -83,8 +88,8 @@ def test_a_cut_leaves_the_other_environments_alone():
 
 
 def test_lost_lives_have_discount_zero_and_the_game_goes_on():
-    noticed = collect(make_atari("breakout", 1, zero_discount_on_life_loss=True), seed=0, steps=260)
-    plain = collect(make_atari("breakout", 1), seed=0, steps=260)
+    noticed = collect(atari("breakout", 1, zero_discount_on_life_loss=True), seed=0, steps=260)
+    plain = collect(atari("breakout", 1), seed=0, steps=260)
     end = column(plain, "step_type").index(StepType.LAST)
     lost = [t for t, discount in enumerate(column(noticed, "discount")) if discount == 0 and t <= end]
     assert len(lost) == 5  # the last one is the game's end
@@ -96,15 +101,15 @@ def test_lost_lives_have_discount_zero_and_the_game_goes_on():
 
 
 def test_rewards_are_raw_unless_clipped():
-    raw = collect(make_atari("qbert", 1), seed=0, steps=150)
-    clipped = collect(make_atari("qbert", 1, reward_clipping=True), seed=0, steps=150)
+    raw = collect(atari("qbert", 1), seed=0, steps=150)
+    clipped = collect(atari("qbert", 1, reward_clipping=True), seed=0, steps=150)
     assert max(column(raw, "reward")) == 25
     assert column(clipped, "reward") == np.clip(column(raw, "reward"), -1, 1).tolist()
 
 
 def test_noops_and_fire_at_the_beginning():
     def frames(**arguments):
-        environment = make_atari("breakout", 1, **arguments)
+        environment = atari("breakout", 1, **arguments)
         environment.reset(0, empty_row(environment))
         # Later games draw from the same stream; a reset without a seed is fast.
         games = [environment._env.env.reset()[1]["episode_frame_number"][0] for _ in range(60)]
@@ -117,8 +122,19 @@ def test_noops_and_fire_at_the_beginning():
 
 
 def test_sticky_actions_differ_from_plain_ones():
-    plain, sticky = (
-        collect(make_atari("breakout", 1, sticky_action_probability=p), seed=0, steps=60) for p in (0.0, 0.5)
-    )
+    plain, sticky = (collect(atari("breakout", 1, sticky_action_probability=p), seed=0, steps=60) for p in (0.0, 0.5))
     assert not same(plain, sticky)
-    assert same(plain[:1], collect(make_atari("breakout", 1, sticky_action_probability=0.0), seed=0, steps=0))
+    assert same(plain[:1], collect(atari("breakout", 1, sticky_action_probability=0.0), seed=0, steps=0))
+
+
+def test_gin_configures_the_preprocessing_by_scope():
+    gin_config.parse_text(
+        "import alfish.environments.atari\n"
+        'make_atari.game = "breakout"\n'
+        "AtariPreprocessing.image_size = 42\n"
+        "AtariPreprocessing.reward_clipping = True\n"
+        "evaluation/AtariPreprocessing.reward_clipping = False\n"
+    )
+    assert make_atari(num_envs=1).observation_spec.shape == (1, 42, 42)
+    with gin.config_scope("evaluation"):
+        assert AtariPreprocessing() == AtariPreprocessing(image_size=42, reward_clipping=False)

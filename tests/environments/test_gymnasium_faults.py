@@ -1,17 +1,19 @@
 """What is refused at the boundary of Gymnasium environments, and what the messages say."""
 
 import re
+import sys
 import time
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
+from environment_rows import collect, empty_row
 from gymnasium import spaces
-from rows import collect, empty_row
 from toy_environments import Counter
 
 from alfish.environments import optional
+from alfish.environments.atari import make_atari
 from alfish.environments.environment import BoundaryChecks
 from alfish.environments.faults import EnvironmentFault
 from alfish.environments.gymnasium_adapter import make_gymnasium
@@ -105,7 +107,7 @@ def test_space_without_tensor_form_is_refused_by_name(space, kind):
         ({"name": "Xyzzy"}, "no name is like it"),
         ({"name": "no_such_module:CartPole-v1"}, "'no_such_module' .* PYTHONPATH"),
         ({"num_envs": 0}, "num_envs is 0; expected a whole number of at least 1"),
-        ({"time_limit": 0}, "time_limit is 0; expected at least 1"),
+        ({"time_limit": 0}, "time_limit is 0; expected a whole number"),
         ({"vectorization": "fast"}, "'fast'; expected 'sync', 'async' or 'native'"),
         ({"env_kwargs": {"lenght": 3}}, "'lenght'.*did you mean 'length'"),
         ({"env_kwargs": {"max_episode_steps": 3}}, "use time_limit"),
@@ -142,6 +144,13 @@ def test_missing_package_names_the_extra(name, missing, pip, monkeypatch):
     monkeypatch.setattr(optional.importlib, "import_module", absent)
     with pytest.raises(MissingPackageError, match=re.escape(pip)):
         make_gymnasium(name, 1)
+
+
+def test_missing_ale_py_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    monkeypatch.delitem(sys.modules, "ale_py.vector_env", raising=False)
+    with pytest.raises(MissingPackageError, match=re.escape('pip install "alfish[atari]"')):
+        make_atari("pong", 1)
 
 
 @pytest.mark.parametrize(("name", "extra"), [("LunarLander-v3", "box2d"), ("Ant-v5", "mujoco")])

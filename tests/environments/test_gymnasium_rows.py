@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from rows import collect, column, empty_row, same
+from environment_rows import collect, column, empty_row, same
 from toy_environments import TREE_SPACE, Doubled
 
 from alfish import specs

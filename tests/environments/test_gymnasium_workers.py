@@ -7,7 +7,7 @@ import signal
 import gin
 import pytest
 import torch
-from rows import collect, empty_row, same
+from environment_rows import collect, empty_row, same
 from toy_environments import Counter, Doubled
 
 from alfish import gin_config

@@ -1,11 +1,11 @@
 """Batch sources: which rows an algorithm is trained on, and how often."""
 
+import gin
 import numpy as np
 import pytest
 import torch
 from support import ScriptedEnvironment, TinyAlgorithm
 
-import gin
 from alfish import nest
 from alfish.data_structures import Progress, time_step_spec
 from alfish.networks.preprocessing import FrameStack, ObservationTransform

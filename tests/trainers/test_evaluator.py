@@ -59,7 +59,9 @@ def test_environments_are_made_once_and_closed():
     assert made[0].closed
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"episodes": 0}, "episodes is 0"), ({"max_num_envs": 0}, "envs is 0")])
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"episodes": 0}, "episodes is 0"), ({"max_num_envs": 0}, "envs is 0")]
+)
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         make_evaluator([], **settings)

@@ -11,8 +11,8 @@ from alfish.networks.preprocessing import FrameStack
 from alfish.summary.csv_writer import CsvWriter
 from alfish.summary.writers import Summaries
 from alfish.trainers.batch_source import OnPolicyBatches, ReplayBatches
-from alfish.trainers.state_checks import CheckpointMismatch
 from alfish.trainers.experiment import Experiment
+from alfish.trainers.state_checks import CheckpointMismatch
 from alfish.trainers.trainer import Trainer
 
 CPU = torch.device("cpu")

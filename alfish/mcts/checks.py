@@ -1,0 +1,87 @@
+"""Checks of what a search is given and of what the model answers. All raise a ValueError."""
+
+import numpy as np
+import torch
+
+from alfish import nest
+from alfish.mcts import kernels
+from alfish.mcts.kernels import LARGEST_Q
+from alfish.mcts.records import RootNode, Step
+from alfish.mcts.tree import Tree
+
+
+def check_root(root: RootNode, num_simulations: int, legal_mask: torch.Tensor | None) -> tuple[int, int]:
+    """Checks the shapes of a search's inputs, and returns `(B, A)`."""
+    logits = root.prior_logits
+    if logits.dim() != 2 or 0 in logits.shape:
+        raise ValueError(f"root.prior_logits has the shape {tuple(logits.shape)}; expected [B, A], both at least 1")
+    num_trees, num_actions = logits.shape
+    _check_shape("root.value", root.value, (num_trees,))
+    for path, leaf in nest.leaves_with_paths(root.latent):
+        if leaf.dim() == 0 or leaf.shape[0] != num_trees:
+            shape = tuple(leaf.shape)
+            raise ValueError(f"root.latent {path} has the shape {shape}; expected [B, ...] with B = {num_trees}")
+    if isinstance(num_simulations, bool) or not isinstance(num_simulations, int) or num_simulations < 0:
+        raise ValueError(f"num_simulations is {num_simulations!r}; expected a whole number of at least 0")
+    if legal_mask is not None:
+        _check_shape("legal_mask", legal_mask, (num_trees, num_actions))
+        if legal_mask.dtype != torch.bool:
+            raise ValueError(
+                f"legal_mask has the dtype {legal_mask.dtype}; expected torch.bool, True for legal actions"
+            )
+    return num_trees, num_actions
+
+
+def check_root_numbers(values: np.ndarray, logits: np.ndarray) -> None:
+    """Checks the values `[B]` and masked logits `[B, A]` of the roots."""
+    if not (usable := np.abs(values) <= LARGEST_Q).all():
+        row = int(np.argmin(usable))
+        raise ValueError(f"root.value is {values[row]} in row {row}; expected finite values. Check the model's output")
+    if not (usable := (logits < np.inf).all(axis=1)).all():
+        row = int(np.argmin(usable))
+        raise ValueError(
+            f"root.prior_logits of row {row} are {logits[row].tolist()}; expected finite numbers, or -inf for an"
+            " illegal action. Check the model's output"
+        )
+    if not (usable := (logits > -np.inf).any(axis=1)).all():
+        raise ValueError(
+            f"row {int(np.argmin(usable))} has no legal action: legal_mask and the root.prior_logits above -inf have"
+            " none in common. Search only positions in which the game goes on"
+        )
+
+
+def _check_shape(what: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{what} has the shape {tuple(tensor.shape)}; expected {shape}")
+
+
+def check_step(step: Step, root: RootNode) -> None:
+    """Checks the shapes of the model's first answer; copies into fixed buffers would broadcast wrong ones silently."""
+    if not isinstance(step, Step):
+        raise ValueError(f"the model returned a {type(step).__name__}; expected a Step(latent, reward, discount, ...)")
+    num_trees = root.prior_logits.shape[0]
+    for name in ("reward", "discount", "value"):
+        _check_shape(f"the model's {name}", getattr(step, name), (num_trees,))
+    _check_shape("the model's prior_logits", step.prior_logits, tuple(root.prior_logits.shape))
+    nest.check_same_structure(root.latent, step.latent, "the model's latent")
+    for (path, expected), leaf in zip(nest.leaves_with_paths(root.latent), nest.leaves(step.latent), strict=True):
+        _check_shape(f"the model's latent {path}", leaf, tuple(expected.shape))
+
+
+def raise_faults(tree: Tree) -> None:
+    """Raises for the first row in which the model gave a number that cannot be used."""
+    faulty = np.flatnonzero(tree.faults[:, 0])
+    if not faulty.size:
+        return
+    kind, simulation, number = tree.faults[faulty[0]].tolist()
+    what, expected = {
+        kernels.FAULT_REWARD: ("the model's reward", "a finite number"),
+        kernels.FAULT_DISCOUNT: ("the model's discount", "a number in [-1, 1]"),
+        kernels.FAULT_VALUE: ("the model's value", "a finite number"),
+        kernels.FAULT_LOGITS: ("one of the model's prior_logits", "a finite number, or -inf for an illegal action"),
+        kernels.FAULT_OVERFLOW: ("the value backed up", f"one within ±{LARGEST_Q:.2g}"),
+    }[int(kind)]
+    raise ValueError(
+        f"{what} is {number} in simulation {int(simulation)} of row {faulty[0]}; expected {expected}."
+        f" {faulty.size} of {len(tree.faults)} rows have such numbers. Check the model's output for this row"
+    )

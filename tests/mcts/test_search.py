@@ -1,0 +1,347 @@
+"""The search against the oracle, its extremes, and its errors."""
+
+import math
+
+import numpy as np
+import oracle
+import pytest
+import torch
+
+from alfish.mcts.records import PuctSettings, RootNode, Step
+from alfish.mcts.search import search
+
+STATES = 7
+
+
+class TabularModel:
+    """B random games of STATES states; the latent is `{"row": [B], "state": [B]}`."""
+
+    def __init__(self, B, A, discounts, seed, coarse=False, illegal=0.0):
+        rng = np.random.default_rng(seed)
+
+        def draw(*shape):
+            return rng.integers(-1, 2, shape) if coarse else rng.standard_normal(shape)
+
+        self.B, self.A = B, A
+        self.next = rng.integers(0, STATES, (B, STATES, A))
+        self.reward = draw(B, STATES, A).astype(np.float32)
+        self.discount = rng.choice(np.asarray(discounts, np.float32), (B, STATES, A))
+        self.logits = (2 * draw(B, STATES, A)).astype(np.float32)
+        self.logits[rng.random((B, STATES, A)) < illegal] = -np.inf
+        self.logits[:, 0, rng.integers(A)] = 0.5  # the root has a legal action
+        self.value = (3 * draw(B, STATES)).astype(np.float32)
+
+    def root(self):
+        rows = torch.arange(self.B)
+        latent = {"row": rows, "state": torch.zeros_like(rows)}
+        return RootNode(latent, torch.from_numpy(self.logits[:, 0]), torch.from_numpy(self.value[:, 0]))
+
+    def __call__(self, latent, action):
+        index = (latent["row"].numpy(), latent["state"].numpy(), action.numpy())
+        state = self.next[index]
+        arrays = (self.reward[index], self.discount[index], self.logits[index[0], state], self.value[index[0], state])
+        return Step({"row": latent["row"], "state": torch.from_numpy(state)}, *map(torch.from_numpy, arrays))
+
+    def one_row(self, row):
+        def step(state, action):
+            index = (row, state, action)
+            state = self.next[index]
+            return state, self.reward[index], self.discount[index], self.logits[row, state], self.value[row, state]
+
+        return step
+
+
+def check_against_oracle(model, num_simulations, settings, legal_mask=None):
+    result = search(model.root(), model, num_simulations, settings, legal_mask)
+    assert (result.visits.sum(1) == num_simulations).all()
+    for row in range(model.B):
+        logits = model.logits[row, 0].copy()
+        if legal_mask is not None:
+            logits[~legal_mask[row].numpy()] = -np.inf
+        reference = oracle.Search(
+            model.one_row(row),
+            settings.c1,
+            settings.c2,
+            settings.known_range,
+            settings.minimum_range,
+            settings.unvisited_value,
+            settings.max_depth,
+        )
+        visits, value, q_values = reference.run(0, logits, model.value[row, 0], num_simulations)
+        assert result.visits[row].tolist() == visits
+        np.testing.assert_allclose(result.value[row].numpy(), value, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(result.q_values[row].numpy(), q_values, rtol=1e-5, atol=1e-5)
+
+
+SETTINGS = {
+    "paper": PuctSettings(),
+    "parent": PuctSettings(unvisited_value="parent"),
+    "siblings": PuctSettings(unvisited_value="siblings"),
+    "half": PuctSettings(unvisited_value=0.5),
+    "known_range": PuctSettings(known_range=(-2.0, 1.0)),
+    "known_range_parent": PuctSettings(known_range=(-2.0, 1.0), unvisited_value="parent"),
+    "depth_1": PuctSettings(max_depth=1),
+    "depth_3": PuctSettings(max_depth=3, unvisited_value="siblings"),
+    "weights": PuctSettings(c1=0.4, c2=3.0, minimum_range=5.0),
+    "no_prior": PuctSettings(c1=0.0, c2=1e30),
+}
+DISCOUNTS = {"single": [0.9], "ends": [0.0, 1.0, 0.97], "two_players": [-1.0, -0.9, 0.0], "all_end": [0.0]}
+
+
+@pytest.mark.parametrize("discounts", DISCOUNTS)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_equals_the_oracle(name, discounts):
+    for seed, (B, A, num_simulations) in enumerate([(1, 1, 5), (3, 2, 40), (4, 5, 33), (2, 9, 70), (2, 18, 1)]):
+        for coarse, illegal in [(False, 0.0), (True, 0.3)]:
+            model = TabularModel(B, A, DISCOUNTS[discounts], 100 * seed + coarse, coarse, illegal)
+            check_against_oracle(model, num_simulations, SETTINGS[name])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_equals_the_oracle_with_legal_masks(name):
+    model = TabularModel(4, 5, [0.9, 0.0], seed=5)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 1, 1, 0, 1]], dtype=torch.bool)
+    model.logits[:, 0] = [0.5, 0.1, -0.3, 0.2, 0.0]
+    check_against_oracle(model, 30, SETTINGS[name], mask)
+    assert (search(model.root(), model, 30, SETTINGS[name], mask).visits[~mask] == 0).all()
+
+
+def test_threads_give_the_same_result(monkeypatch):
+    model = TabularModel(16, 4, [0.9, 0.0], seed=8)
+    serial = search(model.root(), model, 25, PuctSettings())
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("alfish.mcts.compiled.PARALLEL_EDGES", 1)
+    try:
+        torch.set_num_threads(2)
+        parallel = search(model.root(), model, 25, PuctSettings())
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(serial.value, parallel.value)
+    assert torch.equal(serial.q_values, parallel.q_values)
+    assert torch.equal(serial.visits, parallel.visits)
+
+
+def test_rows_do_not_see_each_other():
+    model = TabularModel(5, 4, [0.9, 0.0], seed=3)
+    whole = search(model.root(), model, 30, PuctSettings())
+    for row in range(5):
+        root = RootNode(
+            {name: leaf[row : row + 1] for name, leaf in model.root().latent.items()},
+            model.root().prior_logits[row : row + 1],
+            model.root().value[row : row + 1],
+        )
+        alone = search(root, model, 30, PuctSettings())
+        assert torch.equal(alone.visits[0], whole.visits[row])
+        assert torch.equal(alone.value[0], whole.value[row])
+
+
+def test_is_deterministic_and_draws_nothing():
+    model = TabularModel(3, 4, [0.9], seed=4)
+    state = torch.get_rng_state()
+    first, second = (search(model.root(), model, 30, PuctSettings()) for _ in range(2))
+    assert torch.equal(first.visits, second.visits)
+    assert torch.equal(first.q_values, second.q_values)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("discounts", [[0.9], [0.0, 0.9]])
+def test_tree_is_consistent(discounts):
+    model = TabularModel(3, 4, discounts, seed=6)
+    tree = search(model.root(), model, 40, PuctSettings(max_depth=4)).tree
+    for row in range(3):
+        for node in range(41):
+            if tree.visits[row, node] == 0:
+                assert tree.parents[row, node] == -1
+                continue
+            inside = tree.edge_visits[row, node].sum()
+            stops = tree.visits[row, node] - inside
+            assert stops >= 1
+            children = tree.children[row, node]
+            for action in np.flatnonzero(children >= 0):
+                child = children[action]
+                assert (tree.parents[row, child], tree.actions[row, child]) == (node, action)
+                assert tree.edge_visits[row, node, action] == tree.visits[row, child]
+        assert tree.visits[row, 0] == 41
+
+
+def test_a_search_by_hand():
+    """Two actions, rewards 0 and 1, every edge ends: priors 0.5; exploration(n) ≈ 1.25 √n.
+
+    n = 1: scores 0.625, 0.625 → action 0, Q 0. n = 2: 0 + 0.88/2, 0.88 → action 1, Q 1; scaled Q is 0 and 1.
+    n = 3: 0.54, 1.54 → action 1. n = 4: 0.625, 1 + 1.25/3 → action 1. Value: (4 + 0 + 1 + 1 + 1) / 5 = 1.4.
+    """
+
+    def model(latent, action):
+        ones = torch.ones(1)
+        return Step(latent, action.float(), 0 * ones, torch.zeros(1, 2), 7 * ones)
+
+    root = RootNode(torch.zeros(1, 3), torch.zeros(1, 2), torch.tensor([4.0]))
+    result = search(root, model, 4, PuctSettings())
+    assert result.visits.tolist() == [[1, 3]]
+    assert result.q_values.tolist() == [[0.0, 1.0]]
+    assert result.value.item() == pytest.approx(1.4)
+
+
+def constant_model(logits, reward=0.0, discount=0.9, value=0.0):
+    def model(latent, action):
+        B = len(action)
+        answer = torch.tensor(logits, dtype=torch.float32).expand(B, -1)
+        return Step(latent, *(torch.full((B,), float(x)) for x in (reward, discount)), answer, torch.full((B,), value))
+
+    return model, RootNode((), torch.tensor([logits]), torch.tensor([float(value)]))
+
+
+BIG = 3.4e38
+
+
+@pytest.mark.parametrize(
+    "logits", [[BIG, -BIG, 0.0], [-BIG] * 3, [BIG] * 3, [-math.inf, -BIG, 1.0], [0.0, -200.0, 0.0]]
+)
+@pytest.mark.parametrize("unvisited", [0.0, "parent", "siblings"])
+@pytest.mark.parametrize("value", [0.0, -1e30, 1e36])
+def test_extreme_numbers(logits, unvisited, value):
+    model, root = constant_model(logits, value=value)
+    result = search(root, model, 50, PuctSettings(unvisited_value=unvisited))
+    assert torch.isfinite(result.value).all()
+    assert result.visits.sum() == 50
+    illegal = torch.tensor(logits) == -math.inf
+    assert (result.visits[0][illegal] == 0).all()
+    assert np.isfinite(result.tree.priors).all()
+    np.testing.assert_allclose(result.tree.priors.sum(-1)[result.tree.visits > 0], 1.0, rtol=1e-6)
+
+
+def test_equal_scores_take_the_lowest_action():
+    model, root = constant_model([0.0] * 4, discount=0.0)
+    assert search(root, model, 6, PuctSettings()).visits.tolist() == [[2, 2, 1, 1]]
+
+
+def test_illegal_actions_below_the_root_are_not_taken_whatever_unvisited_actions_are_worth():
+    model, root = constant_model([0.0, -math.inf, 0.0])
+    tree = search(root, model, 50, PuctSettings(unvisited_value=100.0)).tree
+    assert (tree.edge_visits[:, :, 1] == 0).all()
+
+
+def test_a_node_without_legal_actions_below_the_root_treats_all_as_legal_and_equal():
+    model, root = constant_model([-math.inf] * 2)
+    root = root._replace(prior_logits=torch.zeros(1, 2))
+    tree = search(root, model, 20, PuctSettings()).tree
+    assert (tree.priors == 0.5).all()
+
+
+def test_no_simulations():
+    def model(latent, action):
+        raise AssertionError("not called")
+
+    result = search(constant_model([0.0, 1.0], value=2.5)[1], model, 0, PuctSettings())
+    assert result.visits.tolist() == [[0, 0]]
+    assert result.value.tolist() == [2.5]
+
+
+def test_other_dtypes_layouts_and_gradients_are_accepted():
+    weight = torch.nn.Parameter(torch.ones(()))
+    latent = torch.zeros(2, 4, 3).permute(0, 2, 1) * weight
+
+    def model(latent, action):
+        assert latent.shape == (2, 3, 4)
+        wide = torch.zeros(3, 2).t() * weight
+        return Step(latent + 1, wide[:, 0].double(), wide[:, 1], wide.bfloat16(), wide[:, 2])
+
+    result = search(RootNode(latent, torch.zeros(2, 3), torch.zeros(2)), model, 5, PuctSettings())
+    assert not result.value.requires_grad
+    assert result.visits.sum() == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": math.nan}, "reward is nan in simulation 1 of row 0; expected a finite number"),
+        ({"value": math.inf}, "value is inf in simulation 1"),
+        ({"discount": 1.5}, r"discount is 1.5 in simulation 1 of row 0; expected a number in \[-1, 1\]"),
+        ({"discount": math.nan}, "discount is nan"),
+        ({"logits": [0.0, math.nan]}, "prior_logits is nan in simulation 1"),
+        ({"logits": [math.inf, 0.0]}, "prior_logits is inf"),
+        ({"value": 1.6e38, "discount": 1.0}, "the value backed up is inf in simulation 3"),
+        (
+            {"reward": 1.6e38, "discount": 1.0},
+            "the value backed up is .* in simulation 3 of row 0; expected one within",
+        ),
+    ],
+)
+def test_unusable_answers_are_named(change, message):
+    model, root = constant_model(**{"logits": [0.0, 0.0], **change})
+    root = root._replace(prior_logits=torch.zeros(1, 2), value=torch.zeros(1))
+    with pytest.raises(ValueError, match=message):
+        search(root, model, 40, PuctSettings(max_depth=2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prior_logits": torch.zeros(3)}, r"prior_logits has the shape \(3,\)"),
+        ({"prior_logits": torch.zeros(0, 3)}, "both at least 1"),
+        ({"value": torch.zeros(2, 1)}, r"root.value has the shape \(2, 1\); expected \(2,\)"),
+        ({"value": torch.tensor([0.0, math.nan])}, "root.value is nan in row 1"),
+        ({"prior_logits": torch.tensor([[0.0, 0.0], [0.0, math.nan]])}, "root.prior_logits of row 1"),
+        ({"prior_logits": torch.tensor([[0.0, 0.0], [-math.inf] * 2])}, "row 1 has no legal action"),
+        ({"latent": {"x": torch.zeros(3, 1)}}, "root.latent x has the shape"),
+    ],
+)
+def test_unusable_roots_are_named(change, message):
+    root = RootNode(torch.zeros(2, 1), torch.zeros(2, 2), torch.zeros(2))._replace(**change)
+    with pytest.raises(ValueError, match=message):
+        search(root, constant_model([0.0, 0.0])[0], 3, PuctSettings())
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.tensor([[True, True], [False, False]]), "row 1 has no legal action"),
+        (torch.ones(2, 3, dtype=torch.bool), "legal_mask has the shape"),
+        (torch.ones(2, 2), "expected torch.bool"),
+    ],
+)
+def test_unusable_masks_are_named(mask, message):
+    root = RootNode((), torch.zeros(2, 2), torch.zeros(2))
+    with pytest.raises(ValueError, match=message):
+        search(root, constant_model([0.0, 0.0])[0], 3, PuctSettings(), mask)
+
+
+@pytest.mark.parametrize("num_simulations", [-1, 2.0, True])
+def test_unusable_numbers_of_simulations_are_named(num_simulations):
+    model, root = constant_model([0.0, 0.0])
+    with pytest.raises(ValueError, match="num_simulations is"):
+        search(root, model, num_simulations, PuctSettings())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": torch.zeros(1)}, r"the model's reward has the shape \(1,\); expected \(2,\)"),
+        ({"prior_logits": torch.zeros(1, 2)}, "the model's prior_logits"),
+        ({"latent": torch.zeros(1, 1)}, "the model's latent"),
+        ({"latent": {"x": torch.zeros(2, 1)}}, "nested structure"),
+    ],
+)
+def test_wrong_shapes_of_answers_are_named(change, message):
+    zeros = torch.zeros(2)
+    step = Step(torch.zeros(2, 1), zeros, zeros, torch.zeros(2, 2), zeros)._replace(**change)
+    with pytest.raises(ValueError, match=message):
+        search(RootNode(torch.zeros(2, 1), torch.zeros(2, 2), zeros), lambda *_: step, 3, PuctSettings())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"c1": -1.0},
+        {"c2": 0.0},
+        {"known_range": (1.0, 1.0)},
+        {"known_range": (-math.inf, 1.0)},
+        {"minimum_range": 0.0},
+        {"unvisited_value": "mean"},
+        {"unvisited_value": math.nan},
+        {"max_depth": 0},
+    ],
+)
+def test_unusable_settings_are_named(wrong):
+    with pytest.raises(ValueError, match=rf"PuctSettings.{next(iter(wrong))} is .*; expected"):
+        PuctSettings(**wrong)
