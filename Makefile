@@ -3,7 +3,9 @@
 PY ?= python3
 GIN ?= muzero_atari.gin
 ARGS ?=
-EXTRAS ?= atari,dev,test
+EXTRAS ?= atari,dev,test,video
+# Without atari, whose settings depend on the machine: make bench BENCH=atari ARGS="--help".
+BENCH ?= search replay ppo_speed resume steps_as_replay_fills learning
 
 VENV := .venv
 BENCH_VENV := .venv-bench
@@ -37,8 +39,8 @@ format: $(STAMP) ## Format the code and mend what lint can mend.
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-bench: $(BENCH_STAMP) ## Run benchmarks/*.py beside other programs, in an environment of their own.
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BENCH_VENV)/bin/python $$script $(ARGS); done
+bench: $(BENCH_STAMP) ## Run the benchmarks, an hour in all. BENCH=learning only that one; ARGS="..." its flags.
+	@set -e; for name in $(BENCH); do echo "== $$name"; $(BENCH_VENV)/bin/python benchmarks/$$name.py $(ARGS); done
 
 clean: ## Remove the environments and caches. Leaves runs/ alone.
 	rm -rf $(VENV) $(BENCH_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -28,7 +28,8 @@ setup(
         "box2d": ["gymnasium[box2d]"],
         "mujoco": ["gymnasium[mujoco]"],
         "plot": ["matplotlib"],
-        "video": ["moviepy"],
+        # To play a run: windows, and the drawing of many environments (pygame); videos (imageio).
+        "video": ["gymnasium[classic-control]", "imageio[ffmpeg]"],
         "test": ["hypothesis", "pytest", "pytest-timeout"],
         "dev": ["mypy", "ruff"],
         # The programs that `make bench` compares with.

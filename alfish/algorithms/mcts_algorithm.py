@@ -57,6 +57,7 @@ class MCTSAlgorithm(Algorithm):
         if num_evaluation_simulations is None:
             num_evaluation_simulations = num_simulations
         for name, value, valid, expected in (
+            ("discount", discount, 0 < discount <= 1, "in (0, 1]"),
             ("num_simulations", num_simulations, num_simulations >= 0, "at least 0"),
             ("num_evaluation_simulations", num_evaluation_simulations, num_evaluation_simulations >= 0, "at least 0"),
             ("dirichlet_alpha", dirichlet_alpha, dirichlet_alpha > 0, "larger than 0"),
@@ -70,6 +71,8 @@ class MCTSAlgorithm(Algorithm):
         self._search_settings = PuctSettings() if search_settings is None else search_settings
         self._temperature_schedule = as_schedule(temperature, "MCTSAlgorithm.temperature")
         self._temperature = self._temperature_schedule(0.0)
+        if self._temperature < 0:
+            raise ValueError(f"MCTSAlgorithm.temperature is {self._temperature}; it must be at least 0")
         self._dirichlet_alpha = dirichlet_alpha
         self._noise_fraction = noise_fraction
         self._first_action = int(action_spec.minimum)

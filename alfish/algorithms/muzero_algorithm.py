@@ -65,4 +65,5 @@ class MuzeroAlgorithm(Algorithm):
         self.representation.after_update(progress)
 
     def after_train_iter(self, progress: Progress) -> None:
+        self.representation.after_train_iter(progress)
         self._policy.after_train_iter(progress)

@@ -1,18 +1,21 @@
 """The learner of a MuZero model: bootstrapped targets and the loss of an unrolled model."""
 
+import copy
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import gin
 import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
-from alfish.algorithms.muzero_targets import MuzeroTargets, muzero_targets
-from alfish.data_structures import AlgStep, BatchInfo, LossInfo, RowsNeeded, TimeStep
+from alfish.algorithms.muzero_targets import MuzeroTargets, bootstrap_rows, episode_end_rows, muzero_targets
+from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.models.mcts_model import MCTSModel
 from alfish.models.unroll import Unrolled, unroll
-from alfish.ops.masking import masked_explained_variance, masked_mean
+from alfish.ops.masking import masked_explained_variance, masked_means
+from alfish.ops.target_updates import TargetUpdate
 
 
 class SearchInfo(NamedTuple):
@@ -60,6 +63,11 @@ class MuzeroRepresentationImpl(Algorithm):
         game_over_loss_weight: of the loss of the game-over head, if the model has one.
         reward_transform: applied to the stored rewards before anything else, for example `@SignReward()`; None
             leaves them.
+        target_update: how a target network follows the model; the value targets are then bootstrapped from what it says
+            of the row at which the n steps end. None bootstraps from the value that the search found when the row was
+            collected, which costs nothing but is as old as the row.
+        random_action_after_episode_end: if True, the actions unrolled beyond an episode's end are drawn at random
+            instead of repeating its last action, so that a game's end is learned to be absorbing whatever is done.
 
     Raises:
         ValueError: a number is out of range.
@@ -81,6 +89,8 @@ class MuzeroRepresentationImpl(Algorithm):
         policy_loss_weight: float = 1.0,
         game_over_loss_weight: float = 1.0,
         reward_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        target_update: TargetUpdate | None = None,
+        random_action_after_episode_end: bool = False,
     ):
         super().__init__(observation_spec, action_spec)
         name = "MuzeroRepresentationImpl"
@@ -98,17 +108,29 @@ class MuzeroRepresentationImpl(Algorithm):
             "game_over": game_over_loss_weight,
         }
         for part, weight in self._weights.items():
-            if not weight >= 0.0:
-                raise ValueError(f"{name}.{part}_loss_weight is {weight}; it must be at least 0")
+            if not 0.0 <= weight < math.inf:
+                raise ValueError(f"{name}.{part}_loss_weight is {weight}; it must be a finite number of at least 0")
         self.discount = discount
         self.model = model(observation_spec, action_spec)
         self._num_unroll_steps = num_unroll_steps
         self._td_steps = td_steps
         self._gradient_scale = recurrent_gradient_scale
         self._reward_transform = reward_transform
+        self._random_action_after_episode_end = random_action_after_episode_end
+        self._target_update = target_update
+        self._target_model: MCTSModel | None = None
+        if target_update is not None:
+            self._target_model = copy.deepcopy(self.model).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self._target_model is not None:
+            self._target_model.eval()  # its targets must not depend on what else is in the batch
+        return self
 
     def rows_needed(self) -> RowsNeeded:
-        return RowsNeeded(future=self._num_unroll_steps + self._td_steps)
+        future = self._num_unroll_steps + self._td_steps
+        return RowsNeeded(future=future, future_observations=0 if self._target_model is None else future)
 
     def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
         return AlgStep(self.model.encode(time_step.observation), state)
@@ -121,22 +143,43 @@ class MuzeroRepresentationImpl(Algorithm):
     ) -> tuple[TimeStep, MuzeroTargets]:
         if self._reward_transform is not None:
             root_inputs = root_inputs._replace(reward=self._reward_transform(root_inputs.reward))
+        # FIRST rows hold 0 where an action is wanted, which need not be one of the actions. The loss masks what the
+        # clamp makes of it.
+        action_index = root_inputs.prev_action - int(self.action_spec.minimum)
         targets = muzero_targets(
             root_inputs,
-            root_inputs.prev_action - int(self.action_spec.minimum),
+            action_index.clamp(0, self.model.num_actions - 1),
             rollout_info.policy,
-            rollout_info.value,
+            rollout_info.value if self._target_model is None else self._target_values(root_inputs, batch_info.position),
             batch_info.position,
             self._num_unroll_steps,
             self._td_steps,
             self.discount,
         )
+        if self._random_action_after_episode_end:
+            drawn = torch.randint_like(targets.action, self.model.num_actions)
+            targets = targets._replace(action=torch.where(targets.beyond_episode_end[..., 1:], drawn, targets.action))
         num_starts = targets.reward.shape[1]
         return nest.map_structure(lambda leaf: leaf[:, :num_starts], root_inputs), targets
+
+    def _target_values(self, rows: TimeStep, position: torch.Tensor) -> torch.Tensor:
+        """The target network's values `[B, L]` of the rows at which n-step returns end; 0 elsewhere."""
+        assert self._target_model is not None
+        num_rows = position.shape[1] - self._td_steps
+        chosen = bootstrap_rows(episode_end_rows(rows.is_last(), position), self._td_steps, num_rows)
+        batch = torch.arange(chosen.shape[0], device=chosen.device)[:, None]
+        observation = nest.map_structure(lambda leaf: leaf[batch, chosen].flatten(0, 1), rows.observation)
+        value_logits = self._target_model.predict(self._target_model.encode(observation)).value_logits
+        value = self._target_model.value_of(value_logits).view_as(chosen)
+        return torch.zeros_like(rows.reward).scatter_(1, chosen, value)
 
     def train_step(self, inputs: TimeStep, state: nest.Nest, rollout_info: MuzeroTargets) -> AlgStep:
         unrolled = unroll(self.model, inputs.observation, rollout_info.action, self._gradient_scale)
         return AlgStep(unrolled.prediction.value_logits[:, 0], state, UnrollInfo(unrolled, rollout_info))
+
+    def after_update(self, progress: Progress) -> None:
+        if self._target_model is not None and self._target_update is not None:
+            self._target_update(self._target_model, self.model, progress.updates)
 
     def calc_loss(self, info: UnrollInfo) -> LossInfo:
         """The weighted sum of all heads' losses over k = 0 … R, `[B, T]`.
@@ -179,19 +222,16 @@ class MuzeroRepresentationImpl(Algorithm):
         policy_mask: torch.Tensor,
         known: torch.Tensor,
     ) -> dict[str, Any]:
-        value = self.model.value_of(unrolled.prediction.value_logits)
+        # The first and the last of the R+1 only: decoding a categorical value is the dearest part of the report.
+        ends = [0, targets.value.shape[-1] - 1]
+        value = self.model.value_of(unrolled.prediction.value_logits[..., ends, :])
+        target, known_ends = targets.value[..., ends], known[..., ends]
         entropy = -(log_policy.exp() * log_policy).sum(-1)
         target_entropy = -torch.xlogy(targets.policy, targets.policy).sum(-1)
-        last = targets.value.shape[-1] - 1
-        return {
-            "policy/entropy": masked_mean(entropy, policy_mask),
-            "policy/target_entropy": masked_mean(target_entropy, policy_mask),
-            "value/mean": masked_mean(value, known),
-            "value/target_mean": masked_mean(targets.value, known),
-            "value/explained_variance_0": masked_explained_variance(
-                value[..., 0], targets.value[..., 0], known[..., 0]
-            ),
-            f"value/explained_variance_{last}": masked_explained_variance(
-                value[..., last], targets.value[..., last], known[..., last]
-            ),
-        }
+        report = masked_means({"policy/entropy": entropy, "policy/target_entropy": target_entropy}, policy_mask)
+        report |= {"value/mean": value[..., 0].mean(), "value/target_mean": target[..., 0].mean()}
+        for place, step in enumerate(ends):
+            report[f"value/explained_variance_{step}"] = masked_explained_variance(
+                value[..., place], target[..., place], known_ends[..., place]
+            )
+        return report

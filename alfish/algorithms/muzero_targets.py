@@ -53,6 +53,21 @@ def episode_end_rows(is_last: torch.Tensor, position: torch.Tensor) -> torch.Ten
     return torch.where(ends, rows, length).flip(1).cummin(dim=1).values.flip(1)
 
 
+def bootstrap_rows(end_row: torch.Tensor, num_steps: int, num_rows: int) -> torch.Tensor:
+    """The rows c + m at which n-step returns end: min(c + n, E(c)).
+
+    Args:
+        end_row: `[B, L]`, E.
+        num_steps: n.
+        num_rows: how many of the first rows c are asked for.
+
+    Returns:
+        `[B, num_rows]` int64, numbers of rows in the block.
+    """
+    rows = torch.arange(num_steps, num_steps + num_rows, device=end_row.device)
+    return torch.minimum(rows, end_row[:, :num_rows])
+
+
 def n_step_values(
     reward: torch.Tensor,
     discount: torch.Tensor,

@@ -1,1 +1,4 @@
-"""Command lines: train, evaluate, play. Each is a short script over `trainers`; nothing else lives here."""
+"""Command lines: train, evaluate, play, and what they share; each file has at most 100 lines.
+
+May import everything below. Nothing imports this: what a program of your own needs is in `trainers`.
+"""

@@ -1,112 +1,51 @@
-"""What all command lines share: devices, run folders, and errors that end with one clear line."""
+"""How a command runs: exit codes, and errors that end with one clear line."""
 
-import contextlib
-import fcntl
-import pathlib
+import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-
-import torch
-from absl import app, flags, logging
+from collections.abc import Callable, Sequence
 
 from alfish import gin_config
 
-CONFIG_NAME = "config.gin"
-USER_ERRORS = (ValueError, FileNotFoundError, ImportError, OSError)
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+"""Exit codes. A run that a signal stopped ends with 128 + the signal's number, as shells do: 130 for Ctrl-C."""
+
+_USER_ERRORS = (ValueError, ImportError, OSError)
 
 
-def run_main(main: Callable[[], int]) -> None:
-    """Runs a command; an error becomes one last line on standard error and the exit code 1.
+def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; an error becomes one last line on standard error.
 
-    What a user can mend (a ValueError, a missing file or package) is shown without a traceback; `--traceback` shows it.
+    What a user can mend (a ValueError, a missing file or package) is shown without its traceback.
+
+    Args:
+        main: gets the arguments.
+        arguments: those of the command line if None.
     """
-
-    def guarded(arguments: list[str]) -> None:
-        logging.use_absl_handler()
-        logging.set_stderrthreshold("warning")
-        try:
-            if len(arguments) > 1:
-                raise ValueError(f"unexpected argument {arguments[1]!r}; every setting is a flag, see --helpfull")
-            with gin_config.errors_readable():
-                code = main()
-        except Exception as error:
-            if flags.FLAGS.traceback or not isinstance(error, USER_ERRORS):
-                traceback.print_exception(error)
-            else:
-                for note in getattr(error, "__notes__", []):
-                    print(note, file=sys.stderr)
-            _print_error(error)
-            code = 1
-        sys.exit(code)
-
-    app.run(guarded)
-
-
-def _print_error(error: Exception) -> None:
-    first, *between = str(error).splitlines() or [type(error).__name__]
-    last = between.pop() if between else ""
-    for line in between:
-        print(line, file=sys.stderr)
-    print(f"error: {first} {last}".rstrip(), file=sys.stderr)
-
-
-flags.DEFINE_bool("traceback", False, "Show the traceback of every error, also of those that a setting mends.")
-
-
-def select_device(name: str) -> torch.device:
-    """The device of a `--device` flag; `auto` takes the GPU if there is one.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    given = sys.argv[1:] if arguments is None else arguments
+    logging.addLevelName(logging.WARNING, "warning")
+    logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device={name} cannot be used here ({error}); try --device=cpu") from error
-    return device
+        with gin_config.errors_readable():
+            return main(given)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        expected = isinstance(error, _USER_ERRORS)
+        if not expected or "--traceback" in given:
+            traceback.print_exception(error)
+        elif isinstance(error.__cause__, Exception):
+            print("--traceback shows where this was raised", file=sys.stderr)
+        print(_described(error, with_type=not expected), file=sys.stderr)
+        return FAILED
 
 
-def load_run_config(root_dir: str) -> pathlib.Path:
-    """Parses the config that a run saved, and returns the run's folder.
-
-    Raises:
-        ValueError: the folder holds no run.
-    """
-    folder = pathlib.Path(root_dir)
-    path = folder / CONFIG_NAME
-    if not path.is_file():
-        raise ValueError(f"--root_dir={root_dir} holds no run: {path} is missing; give the folder that train printed")
-    gin_config.parse_text(path.read_text(encoding="utf-8"))
-    return folder
-
-
-@contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps two processes from training in one folder.
-
-    Raises:
-        ValueError: another process does.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process is training in {folder}; stop it or give another --root_dir") from None
-        yield
-
-
-def best_weights(folder: pathlib.Path) -> pathlib.Path:
-    """The file with the best weights of a run.
-
-    Raises:
-        ValueError: the run has not been evaluated yet.
-    """
-    path = folder / "best" / "weights.pt"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: the run has not evaluated yet; let it train on, or to its end")
-    return path
+def _described(error: Exception, with_type: bool) -> str:
+    """Notes and tables first; the last line is the message's first and last."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Of a message that quotes a worker's traceback, the last line says what happened.
+    first = [] if lines[0].startswith("Traceback") else [lines.pop(0)]
+    last = [lines.pop()] if lines else []
+    kind = [f"{type(error).__name__}:"] if with_type else []
+    return "\n".join([*getattr(error, "__notes__", []), *lines, " ".join(["error:", *kind, *first, *last])])

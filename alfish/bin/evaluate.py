@@ -1,40 +1,44 @@
-"""Evaluates a run: `python -m alfish.bin.evaluate --root_dir=RUN`."""
+"""Evaluates a run with its best weights: every episode's return, their mean and deviation.
 
-import gin
-from absl import flags
+  python -m alfish.bin.evaluate --root_dir=RUN
 
-from alfish.bin import command_line
-from alfish.trainers.checkpoint_store import load_weights
-from alfish.trainers.experiment import Experiment
+The run is left as it is; it may still be training.
+"""
 
-flags.DEFINE_string("root_dir", None, "The run's folder.", required=True)
-flags.DEFINE_integer("episodes", 20, "How many episodes.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Decides the episodes.", lower_bound=0)
-flags.DEFINE_string("device", "auto", "auto, cpu, cuda or cuda:N.")
-FLAGS = flags.FLAGS
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from alfish.bin import command_line, devices, loading
+from alfish.bin.command_flags import Flags, whole_number
 
 
-def main() -> int:
+def _flags() -> Flags:
+    flags = Flags(__doc__)
+    add = flags.add_argument
+    add("--root_dir", metavar="RUN", type=pathlib.Path, required=True, help="the run's folder")
+    add("--episodes", metavar="N", type=whole_number(1), default=20, help="how many episodes (20)")
+    add("--seed", metavar="N", type=whole_number(0), default=0, help="decides the episodes (0)")
+    add("--device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N")
+    return flags
+
+
+def main(arguments: Sequence[str]) -> int:
     """Plays episodes with the best weights of a run; prints every return, their mean and deviation."""
-    device = command_line.select_device(FLAGS.device)
-    folder = command_line.load_run_config(FLAGS.root_dir)
-    weights = command_line.best_weights(folder)
-    with gin.unlock_config():
-        gin.bind_parameter("Evaluator.episodes", FLAGS.episodes)
-    experiment = Experiment()
-    built = experiment.build(1, device, for_evaluation=True)
+    given = _flags().parse(arguments)
+    device = devices.select(given.device)
+    experiment, built = loading.build(given.root_dir, device, [f"Evaluator.episodes={given.episodes}"])
     evaluator = experiment.evaluator(built, device)
     try:
-        load_weights(weights, built.algorithm)
-        evaluation = evaluator.evaluate(FLAGS.seed)
+        evaluation = evaluator.evaluate(given.seed)
     finally:
         evaluator.close()
         built.environment.close()
     for number, (total, length) in enumerate(zip(evaluation.returns, evaluation.lengths, strict=True), 1):
         print(f"episode {number:3d}: return {total:.2f}, {length} steps")
     print(f"mean {evaluation.mean:.2f}, deviation {evaluation.deviation:.2f} over {len(evaluation.returns)} episodes")
-    return 0
+    return command_line.DONE
 
 
 if __name__ == "__main__":
-    command_line.run_main(main)
+    sys.exit(command_line.run(main))

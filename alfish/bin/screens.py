@@ -1,43 +1,78 @@
-"""What `train` prints before it starts."""
+"""What `train` prints before it starts and when it ends."""
 
-import datetime
 import pathlib
+from collections.abc import Sequence
 
 import torch
 
 from alfish import nest
+from alfish.bin import devices, interruption, run_folder
 from alfish.trainers.estimate import estimate_run_time
+from alfish.trainers.evaluator import Evaluation
 from alfish.trainers.trainer import Trainer
 
 LONG_RUN = 2 * 60 * 60
 """Seconds from which a run without a GPU is warned of."""
 
 
-def print_first_screen(trainer: Trainer, root_dir: pathlib.Path, device: torch.device, resumed: bool) -> None:
-    """Says what is about to run, where, and how long it will take."""
-    built, progress = trainer.built, trainer.progress
-    estimate = estimate_run_time(trainer, device)
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+def print_first_screen(
+    trainer: Trainer, folder: pathlib.Path, device: torch.device, resumed: bool, changes: Sequence[str]
+) -> None:
+    """Says what is about to run, where, how long it will take, and what in its config has changed."""
+    built, total = trainer.built, trainer.total_env_steps
+    num_bytes = trainer.batch_source.num_bytes
+    seconds = estimate_run_time(trainer, device).run
     lines = {
         "algorithm": f"{type(built.algorithm).__name__}, {_parameter_count(built.algorithm):,} parameters",
         "environment": f"{built.environment.num_envs} × {built.environment.name}",
-        "device": f"{device} ({kind})",
+        "device": devices.description(device),
         "seed": str(trainer.seed),
-        "run folder": str(root_dir),
-        "replay memory": f"{trainer.batch_source.num_bytes / 1e6:,.1f} MB when full",
-        "curves": f"tensorboard --logdir={root_dir}",
-        "time": f"about {_duration(estimate.run)} for acting and {trainer.total_env_steps:,} env steps' updates",
+        "run folder": str(folder),
+        "replay memory": f"{num_bytes / 1e6:,.1f} MB when full" if num_bytes else "none",
+        "curves": f"tensorboard --logdir={folder}",
+        "time": f"about {duration(seconds)} for acting and updates until {total:,} env steps; environments add theirs",
     }
     if resumed:
-        lines["resumed"] = f"at {progress.env_steps:,} of {trainer.total_env_steps:,} env steps"
+        lines["resumed"] = f"at {trainer.progress.env_steps:,} of {total:,} env steps"
     for name, text in lines.items():
         print(f"{name:>14}  {text}")
-    if device.type == "cpu" and estimate.run > LONG_RUN:
+    if changes:
+        print("The config differs from the one that this run had before; it goes on with the new one:")
+        print("\n".join(f"  {line}" for line in changes))
+    if device.type == "cpu" and seconds > LONG_RUN:
         print(
-            f"No GPU is used: this run would take about {_duration(estimate.run)} here. A run that learns in two minutes "
-            "on a CPU:\n  python -m alfish.bin.train --gin_file=muzero_cartpole.gin"
+            f"No GPU is used, and without one this run takes about {duration(seconds)}. A run that learns in two "
+            f"minutes on a CPU:\n  {interruption.command('train', gin_file='muzero_cartpole.gin')}"
         )
     print(flush=True)
+
+
+def print_end(trainer: Trainer, folder: pathlib.Path, evaluation: Evaluation | None, device: str) -> None:
+    """Says how the run ended, and what to type next.
+
+    Args:
+        trainer: after `train`.
+        folder: of the run.
+        evaluation: the last one if the run is complete.
+        device: the `--device` flag, for the command that continues.
+    """
+    env_steps = trainer.progress.env_steps
+    if env_steps >= trainer.total_env_steps:
+        result = "" if evaluation is None else f"; return {evaluation.mean:.1f} ± {evaluation.deviation:.1f}"
+        print(f"done: {env_steps:,} env steps{result}")
+        print(f"  {interruption.command('evaluate', root_dir=str(folder))}")
+        print(f"  {interruption.command('play', root_dir=str(folder))}")
+        return
+    flags = {"root_dir": str(folder)} | ({} if device == "auto" else {"device": device})
+    print(f"saved at {env_steps:,} of {trainer.total_env_steps:,} env steps; continue with")
+    print(f"  {interruption.command('train', **flags)}")
+
+
+def print_complete(trainer: Trainer, folder: pathlib.Path) -> None:
+    """Says that there is nothing left to do."""
+    print(f"this run is complete: {trainer.progress.env_steps:,} env steps in {folder}; to train it longer,")
+    param = f"{run_folder.where_bound('Trainer.total_env_steps')}={2 * trainer.progress.env_steps}"
+    print(f"  {interruption.command('train', root_dir=str(folder), gin_param=param)}")
 
 
 def print_dry_run(trainer: Trainer) -> None:
@@ -53,11 +88,13 @@ def print_dry_run(trainer: Trainer) -> None:
     print("dry run: everything was built and run; nothing was kept")
 
 
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def _parameter_count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} seconds"
-    return str(datetime.timedelta(minutes=round(seconds / 60))).removesuffix(":00") + " hours"

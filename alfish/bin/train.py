@@ -1,16 +1,22 @@
-"""Trains what a gin file describes: `python -m alfish.bin.train --gin_file=muzero_cartpole.gin`."""
+"""Trains what a gin file describes, and continues what was stopped.
 
+  python -m alfish.bin.train --gin_file=muzero_cartpole.gin
+  python -m alfish.bin.train --root_dir=RUN      continues a run
+
+Ctrl-C saves, stops, and prints the command that continues; a second one leaves at once.
+"""
+
+import argparse
 import datetime
 import pathlib
-import shlex
-import signal
 import sys
+from collections.abc import Sequence
 
 import torch
-from absl import flags
 
 from alfish import gin_config
-from alfish.bin import command_line, screens
+from alfish.bin import command_line, devices, interruption, run_folder, screens
+from alfish.bin.command_flags import Flags, whole_number
 from alfish.summary.console_writer import ConsoleWriter
 from alfish.summary.csv_writer import CsvWriter
 from alfish.summary.tensorboard_writer import TensorBoardWriter
@@ -18,87 +24,71 @@ from alfish.summary.writers import Summaries
 from alfish.trainers.experiment import Experiment
 from alfish.trainers.trainer import Trainer
 
-flags.DEFINE_multi_string("gin_file", [], "A gin file: a path, or the name of one that comes with alfish.")
-flags.DEFINE_multi_string("gin_param", [], "A binding that overrides the files, for example Trainer.num_envs=4.")
-flags.DEFINE_string("root_dir", None, "The run's folder. A run that is there already is continued.")
-flags.DEFINE_integer("seed", None, "Decides every random number of the run; short for --gin_param Trainer.seed=N.")
-flags.DEFINE_string("device", "auto", "auto, cpu, cuda or cuda:N.")
-flags.DEFINE_bool(
-    "dry_run", False, "Build everything, run a few tiny iterations, print shapes and sizes, keep nothing."
-)
-flags.DEFINE_bool("strict", False, "Refuse bindings that nothing uses.")
-flags.DEFINE_integer("stop_at_env_steps", None, "Save and stop here; the same command without this flag continues.")
-FLAGS = flags.FLAGS
+
+def _flags() -> Flags:
+    flags = Flags(__doc__)
+    add = flags.add_argument
+    add("--gin_file", metavar="FILE", action="append", default=[], help="a gin file; may be repeated")
+    add("--gin_param", metavar="BINDING", action="append", default=[], help="overrides the files; may be repeated")
+    add("--root_dir", metavar="RUN", type=pathlib.Path, help="the run's folder; a run that is there is continued")
+    add("--seed", metavar="N", type=whole_number(0), help="decides every random number (Trainer.seed)")
+    add("--device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--dry_run", action="store_true", help="build everything, run a little, print shapes, keep nothing")
+    add("--strict", action="store_true", help="refuse bindings that have no effect")
+    add("--stop_at_env_steps", metavar="N", type=whole_number(1), help="save and stop there; the run can go on later")
+    return flags
 
 
-def main() -> int:
+def main(arguments: Sequence[str]) -> int:
     """Parses the config, builds the run and trains it; returns the exit code."""
-    torch.set_num_threads(1)
-    device = command_line.select_device(FLAGS.device)
-    stop_at = FLAGS.stop_at_env_steps
-    if stop_at is not None and stop_at < 1:
-        raise ValueError(f"--stop_at_env_steps={stop_at}; it must be at least 1")
-    root_dir = _parse_config()
+    given = _flags().parse(arguments)
+    device = devices.select(given.device)
+    folder = _parse_config(given)
     trainer = Trainer(Experiment(), device)
     try:
-        gin_config.report_unused(FLAGS.strict)
-        if FLAGS.dry_run:
+        gin_config.report_unused(given.strict)
+        if given.dry_run:
             screens.print_dry_run(trainer)
-            return 0
-        with command_line.locked(root_dir):
-            return _train(trainer, root_dir, device, stop_at)
+            return command_line.DONE
+        with run_folder.locked(folder):
+            return _train(trainer, folder, device, given)
     finally:
         trainer.close()
 
 
-def _parse_config() -> pathlib.Path:
-    params = list(FLAGS.gin_param)
-    if FLAGS.seed is not None:
-        params.append(f"Trainer.seed={FLAGS.seed}")
-    files = list(FLAGS.gin_file)
-    if FLAGS.root_dir is not None and not files:
-        files = [str(pathlib.Path(FLAGS.root_dir) / command_line.CONFIG_NAME)]
+def _parse_config(given: argparse.Namespace) -> pathlib.Path:
+    """Parses files and parameters; returns the run's folder."""
+    files = given.gin_file
+    if not files and given.root_dir is None:
+        raise ValueError("no config: give --gin_file=FILE, for example muzero_cartpole.gin, or --root_dir=RUN")
     if not files:
-        raise ValueError(
-            "no config: give --gin_file=FILE (for example muzero_cartpole.gin), or --root_dir=RUN to continue"
-        )
-    gin_config.parse(files, params, strict=FLAGS.strict)
-    if FLAGS.root_dir is not None:
-        return pathlib.Path(FLAGS.root_dir)
-    return pathlib.Path("runs") / f"{pathlib.Path(files[0]).stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+        files = [run_folder.saved_config(given.root_dir)]
+    seed = [] if given.seed is None else [f"Trainer.seed={given.seed}"]
+    gin_config.parse(files, [*given.gin_param, *seed], strict=given.strict)
+    name = f"{pathlib.Path(files[0]).stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    return given.root_dir or pathlib.Path("runs") / name
 
 
-def _train(trainer: Trainer, root_dir: pathlib.Path, device: torch.device, stop_at: int | None) -> int:
-    writers = [CsvWriter(root_dir / "metrics.csv"), TensorBoardWriter(root_dir / "tensorboard")]
-    resumed = trainer.open(root_dir, Summaries([*writers, ConsoleWriter(trainer.total_env_steps, sys.stdout)]))
-    (root_dir / command_line.CONFIG_NAME).write_text(gin_config.config_text(), encoding="utf-8")
-    screens.print_first_screen(trainer, root_dir, device, resumed)
-    _stop_on_signals(trainer)
-    evaluation = trainer.train(stop_at)
-    (root_dir / "operative_config.gin").write_text(gin_config.operative_config_text(), encoding="utf-8")
-    if evaluation is not None:
-        print(
-            f"done: {trainer.progress.env_steps:,} env steps; return {evaluation.mean:.1f} ± {evaluation.deviation:.1f}"
-        )
-        print(f"  python -m alfish.bin.evaluate --root_dir={root_dir}")
-    elif trainer.progress.env_steps >= trainer.total_env_steps:
-        print(f"this run is complete: {trainer.progress.env_steps:,} env steps")
-    else:
-        command = ["python", "-m", "alfish.bin.train", f"--root_dir={root_dir}"]
-        print(f"saved at {trainer.progress.env_steps:,} env steps; continue with\n  {shlex.join(command)}")
-    return 0
-
-
-def _stop_on_signals(trainer: Trainer) -> None:
-    def stop(number: int, frame: object) -> None:
-        # A second one leaves at once: the default action does not wait for anything.
-        signal.signal(number, signal.SIG_DFL)
-        print("\nstopping: saving first; once more leaves at once", flush=True)
-        trainer.request_stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+def _train(trainer: Trainer, folder: pathlib.Path, device: torch.device, given: argparse.Namespace) -> int:
+    curves = CsvWriter(folder / run_folder.METRICS), TensorBoardWriter(folder / run_folder.TENSORBOARD)
+    console = ConsoleWriter(trainer.total_env_steps, sys.stdout)
+    resumed = trainer.open(folder, Summaries([*curves, console]))
+    if trainer.progress.env_steps >= trainer.total_env_steps:
+        screens.print_complete(trainer, folder)
+        return command_line.DONE
+    changes = run_folder.save_config(folder, trainer.progress.env_steps)
+    screens.print_first_screen(trainer, folder, device, resumed, changes)
+    with interruption.stopping(trainer.request_stop) as stopped:
+        run_folder.save_operative_config(folder)
+        evaluation = trainer.train(given.stop_at_env_steps)
+    console.close()
+    run_folder.save_operative_config(folder)
+    screens.print_end(trainer, folder, evaluation, given.device)
+    unfinished = trainer.progress.env_steps < trainer.total_env_steps
+    if unfinished and stopped.signal_number is not None:
+        return 128 + stopped.signal_number
+    return command_line.DONE
 
 
 if __name__ == "__main__":
-    command_line.run_main(main)
+    sys.exit(command_line.run(main))

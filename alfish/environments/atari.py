@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import types
-from typing import Any
+from typing import Any, Literal
 
 import gin
 import gymnasium
@@ -14,6 +14,8 @@ from alfish.environments import optional
 from alfish.environments.environment import VectorEnvironment, check_at_least
 from alfish.environments.gymnasium_environment import GymnasiumEnvironment
 
+_FRAMES_PER_SECOND = 60
+_ENLARGEMENT = 4
 # Games for two players only: there is nobody to play against.
 _TWO_PLAYERS = {"combat", "joust", "maze_craze", "warlords"}
 
@@ -69,7 +71,11 @@ class AtariPreprocessing:
 
 @gin.configurable
 def make_atari(
-    game: str, num_envs: int, preprocessing: AtariPreprocessing | None = None, num_threads: int = 0
+    game: str,
+    num_envs: int,
+    preprocessing: AtariPreprocessing | None = None,
+    num_threads: int = 0,
+    render_mode: Literal["rgb_array"] | None = None,
 ) -> VectorEnvironment:
     """Makes B environments that play one Atari game.
 
@@ -85,6 +91,7 @@ def make_atari(
         num_envs: B, at least 1.
         preprocessing: None takes `AtariPreprocessing()`, as gin configures it.
         num_threads: threads that play; 0 takes as many as there are cores, at most B. The rows do not depend on it.
+        render_mode: needs no setting: `render` enlarges the observed frame, all that ale-py's vector environment shows.
 
     Returns:
         The environments.
@@ -93,6 +100,7 @@ def make_atari(
         ValueError: an argument cannot be used; the message says what can.
         MissingPackageError: ale-py is not installed; the message holds the pip line.
     """
+    del render_mode
     check_at_least("num_envs", num_envs, 1)
     vector_env = optional.require("ale_py.vector_env", "atari")
     rom = _rom(game, optional.require("ale_py.roms", "atari"))
@@ -101,7 +109,9 @@ def make_atari(
     def make() -> VectorEnv:
         env = vector_env.AtariVectorEnv(rom, num_envs, num_threads=num_threads, **_arguments(chosen))
         max_rows = -(-chosen.max_frames_per_episode // chosen.frame_skip)
-        return AtariRows(env, max_rows, chosen.zero_discount_on_life_loss)
+        rows = AtariRows(env, max_rows, chosen.zero_discount_on_life_loss)
+        rows.metadata = {**env.metadata, "render_fps": _FRAMES_PER_SECOND / chosen.frame_skip}
+        return rows
 
     return GymnasiumEnvironment(make, f"atari {rom}", seeds_each=True, no_future=_no_future)
 
@@ -161,6 +171,7 @@ class AtariRows(gymnasium.vector.VectorWrapper):
         self._cut = np.zeros(env.num_envs, np.bool_)
         frames, height, width, *colours = env.single_observation_space.shape  # type: ignore[misc]  # a Box has one
         self._in_colour = bool(colours)
+        self._seen = np.zeros((env.num_envs, colours[0] if colours else frames, height, width), np.uint8)
         self._single_observation_space = gymnasium.spaces.Box(
             0, 255, (colours[0] if colours else frames, height, width), np.uint8
         )
@@ -199,4 +210,10 @@ class AtariRows(gymnasium.vector.VectorWrapper):
         return self._channels_first(observation), reward, terminated, self._cut, info
 
     def _channels_first(self, observation: np.ndarray) -> np.ndarray:
-        return observation[:, 0].transpose(0, 3, 1, 2) if self._in_colour else observation
+        self._seen = observation[:, 0].transpose(0, 3, 1, 2) if self._in_colour else observation
+        return self._seen
+
+    def render(self) -> tuple[np.ndarray, ...]:
+        """What was observed last, enlarged: uint8 `[H, W, 3]` for each environment."""
+        frames = self._seen.transpose(0, 2, 3, 1).repeat(_ENLARGEMENT, axis=1).repeat(_ENLARGEMENT, axis=2)
+        return tuple(frames if self._in_colour else frames.repeat(3, axis=3))

@@ -29,12 +29,14 @@ class VectorEnvironment(abc.ABC):
         num_envs: B.
         observation_spec: nest of TensorSpec, of one environment.
         action_spec: nest of BoundedTensorSpec, of one environment.
+        frames_per_second: at which `render` is shown in the time of the game.
     """
 
     name: str
     num_envs: int
     observation_spec: nest.Nest
     action_spec: nest.Nest
+    frames_per_second: float = 30.0
 
     @abc.abstractmethod
     def reset(self, seed: int, out: TimeStep) -> None:
@@ -63,6 +65,17 @@ class VectorEnvironment(abc.ABC):
             EnvironmentFault: an environment raised, or returned what it should not.
             ValueError: the action does not fit `action_spec`, or is not finite.
         """
+
+    def render(self) -> np.ndarray:
+        """What environment 0 looks like now.
+
+        Returns:
+            An RGB frame, uint8 `[H, W, 3]`.
+
+        Raises:
+            ValueError: it was not made with `render_mode="rgb_array"`, or cannot be rendered.
+        """
+        raise ValueError(f"{self.name!r} cannot be rendered: {type(self).__name__} does not define render()")
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsFloat
@@ -181,8 +182,11 @@ class EnvironmentMaker:
             EnvironmentFault: its constructor, or a wrapper, raised.
         """
         # AsyncVectorEnv also makes one environment in this process, whose configuration must be left alone.
-        if self._config_text and os.getpid() != self._home_process and multiprocessing.parent_process() is not None:
+        if self._in_worker and os.getpid() != self._home_process and multiprocessing.parent_process() is not None:
             gin_config.parse_text(self._config_text)
+            # Ctrl-C reaches the workers too, but the main process still needs them to stop cleanly.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
         try:
             # The guard checks every step; Gymnasium's passive checker would only check the first, and only warn.
             env = gymnasium.make(self._spec, disable_env_checker=True, **self._make_kwargs)

@@ -35,6 +35,7 @@ def make_gymnasium(
     env_kwargs: dict[str, Any] | None = None,
     time_limit: int | None = None,
     rebuild_on_reset: bool | None = None,
+    render_mode: str | None = None,
 ) -> VectorEnvironment:
     """Makes B environments that are registered with Gymnasium.
 
@@ -54,6 +55,7 @@ def make_gymnasium(
             wrappers.
         rebuild_on_reset: makes the environments anew at every `reset(seed)`, for those in which something outlives a
             seeded reset; otherwise a resumed run would differ. None decides by name: True for MinAtar.
+        render_mode: `"rgb_array"` to `render` them; None is faster.
 
     Returns:
         The environments.
@@ -79,6 +81,7 @@ def make_gymnasium(
         _check_kwargs(spec, kwargs, native)
         if time_limit is not None:
             kwargs["max_episode_steps"] = time_limit
+        kwargs |= _rendering(spec, render_mode, native)
         if native:
             make = _native_maker(spec, num_envs, kwargs)
         else:
@@ -142,14 +145,30 @@ def _find_spec(name: str) -> EnvSpec:
     )
 
 
-def _check_kwargs(spec: EnvSpec, kwargs: dict[str, Any], native: bool) -> None:
+def _rendering(spec: EnvSpec, render_mode: str | None, native: bool) -> dict[str, Any]:
+    if render_mode is None:
+        return {}
+    creator = _creator(spec, native)
+    offered = getattr(creator, "metadata", {}).get("render_modes", [])
+    if render_mode not in offered and inspect.isclass(creator):
+        raise ValueError(
+            f"{spec.id!r} cannot be rendered: its metadata['render_modes'] is {offered}; expected {render_mode!r} in it"
+        )
+    return {"render_mode": render_mode}
+
+
+def _creator(spec: EnvSpec, native: bool) -> Callable[..., Any]:
     entry_point = spec.vector_entry_point if native else spec.entry_point
     if entry_point is None:
         offer = "use 'sync' or 'async'" if native else "use 'native'"
         raise ValueError(f"{spec.id!r} has no {'native vector' if native else 'single'} environment; {offer}")
+    return entry_point if callable(entry_point) else load_env_creator(entry_point)
+
+
+def _check_kwargs(spec: EnvSpec, kwargs: dict[str, Any], native: bool) -> None:
+    creator = _creator(spec, native)
     if "max_episode_steps" in kwargs:
         raise ValueError("env_kwargs has max_episode_steps; use time_limit")
-    creator = entry_point if callable(entry_point) else load_env_creator(entry_point)
     parameters = inspect.signature(creator).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return

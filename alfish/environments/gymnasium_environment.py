@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from alfish import nest
 from alfish.data_structures import StepType, TimeStep
-from alfish.environments import spaces, workers
+from alfish.environments import optional, spaces, workers
 from alfish.environments.environment import ArrayLayout, BoundaryChecks, VectorEnvironment
 
 NoFuture = Callable[[np.ndarray, dict[str, Any]], np.ndarray]
@@ -71,6 +71,7 @@ class GymnasiumEnvironment(VectorEnvironment):
                 "environment with NEXT_STEP"
             )
         self.num_envs = env.num_envs
+        self.frames_per_second = env.metadata.get("render_fps") or self.frames_per_second
         observation_codecs = spaces.observation_codecs(env.single_observation_space)
         action_codecs = spaces.action_codecs(env.single_action_space)
         self.observation_spec = spaces.specs_of(observation_codecs)
@@ -195,6 +196,23 @@ class GymnasiumEnvironment(VectorEnvironment):
             )
         # A copy, always: an environment may keep what it is given, and the tensor is the caller's to reuse.
         return (values if codec.offset is None else values + codec.offset).astype(codec.dtype)
+
+    def render(self) -> np.ndarray:
+        """See VectorEnvironment."""
+        env = self._open()
+        try:
+            frames = env.render()
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise optional.missing_package("pygame", "video") from error
+        except Exception as error:
+            raise self._checks.fault(None, f"render raised {type(error).__name__}: {error}") from error
+        frame = frames[0] if isinstance(frames, tuple | list) and frames else None
+        if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else repr(frame)
+            raise self._checks.fault(
+                None, f"render returned {found}; expected uint8 [H, W, 3], with render_mode='rgb_array'"
+            )
+        return frame
 
     def _open(self) -> gymnasium.vector.VectorEnv:
         if self._env is None:

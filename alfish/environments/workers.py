@@ -125,10 +125,7 @@ def close(env: gymnasium.vector.VectorEnv) -> None:
     for process in env.processes:
         process.join(max(0.0, deadline - time.monotonic()))
         if process.is_alive():
-            process.terminate()
-            process.join(_CLOSE_SECONDS)
-        if process.is_alive():
-            process.kill()
+            process.kill()  # terminate would be ignored, see EnvironmentMaker
             process.join()
     for pipe in env.parent_pipes:
         if pipe is not None:

@@ -68,6 +68,12 @@ class MCTSModel(torch.nn.Module):
         """Logits `[..., S]` to rewards `[...]`."""
         raise NotImplementedError(f"{type(self).__name__} must define reward_of(reward_logits)")
 
+    def value_and_reward_of(
+        self, value_logits: torch.Tensor, reward_logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`value_of` and `reward_of` for a search's step `[B, S]`, which a model may answer faster together."""
+        return self.value_of(value_logits), self.reward_of(reward_logits)
+
     def value_loss(self, value_logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss `[...]` of logits `[..., S]` against values `[...]`."""
         raise NotImplementedError(f"{type(self).__name__} must define value_loss(value_logits, target)")

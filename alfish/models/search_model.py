@@ -4,7 +4,7 @@ import torch
 
 from alfish import nest
 from alfish.mcts.records import RootNode, Step
-from alfish.models.mcts_model import MCTSModel, Prediction
+from alfish.models.mcts_model import MCTSModel
 
 
 class SearchModel:
@@ -32,15 +32,13 @@ class SearchModel:
         """
         dynamics = self._model.step(latent, action)
         prediction = self._model.predict(dynamics.latent)
-        value, reward = self._value_and_reward(prediction, dynamics.reward_logits)
+        if self._model.predicts_reward:
+            value, reward = self._model.value_and_reward_of(prediction.value_logits, dynamics.reward_logits)
+        else:
+            value = self._model.value_of(prediction.value_logits)
+            reward = torch.zeros_like(value)
         if self._model.predicts_game_over:
             discount = self._discount * torch.sigmoid(-prediction.game_over_logit)
         else:
             discount = torch.full_like(value, self._discount)
         return Step(dynamics.latent, reward, discount, prediction.policy_logits, value)
-
-    def _value_and_reward(self, prediction: Prediction, reward_logits: nest.Nest) -> tuple[torch.Tensor, torch.Tensor]:
-        value = self._model.value_of(prediction.value_logits)
-        if not self._model.predicts_reward:
-            return value, torch.zeros_like(value)
-        return value, self._model.reward_of(reward_logits)

@@ -49,6 +49,9 @@ class SimpleMCTSModel(MCTSModel):
         self.reward_support = None if reward_support is None else reward_support()
         self.predicts_reward = self.reward_support is not None
         self.predicts_game_over = predict_game_over
+        self._one_transform = self.reward_support is not None and self.value_support.shares_transform_with(
+            self.reward_support
+        )
         num_reward_outputs = 0 if self.reward_support is None else self.reward_support.num_bins
         head_sizes = [self.num_actions, self.value_support.num_bins] + [1] * predict_game_over
         self._encoding = encoding_network(observation_spec)
@@ -73,6 +76,20 @@ class SimpleMCTSModel(MCTSModel):
     def reward_of(self, reward_logits: torch.Tensor) -> torch.Tensor:
         assert self.reward_support is not None, "reward_of of a model that predicts no rewards"
         return self.reward_support.to_scalar(reward_logits)
+
+    def value_and_reward_of(
+        self, value_logits: torch.Tensor, reward_logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self._one_transform:
+            return super().value_and_reward_of(value_logits, reward_logits)
+        assert self.reward_support is not None
+        # A search asks with a few rows, for which each operation costs the same, whether on one number or two.
+        transformed = (
+            self.value_support.to_transformed(value_logits),
+            self.reward_support.to_transformed(reward_logits),
+        )
+        value, reward = self.value_support.transform.inverse(torch.stack(transformed)).unbind()
+        return value, reward
 
     def value_loss(self, value_logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return categorical_cross_entropy(value_logits, self.value_support.to_probabilities(target))

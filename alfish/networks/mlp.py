@@ -13,7 +13,7 @@ from alfish.specs import BoundedTensorSpec, TensorSpec
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": torch.relu,
+    "relu": torch.relu_,  # in place: its input is always the fresh product of a layer
     "tanh": torch.tanh,
     "elu": torch.nn.functional.elu,
     "gelu": torch.nn.functional.gelu,

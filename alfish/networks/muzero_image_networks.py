@@ -43,6 +43,12 @@ class ResidualBlock(torch.nn.Module):
         return torch.relu_(self._body(image) + self._shortcut(image))
 
 
+def _check_sizes(owner: str, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{owner}.{name} is {size}; it must be at least 1")
+
+
 def _tower(channels: int, num_blocks: int) -> list[torch.nn.Module]:
     return [ResidualBlock(channels, channels) for _ in range(num_blocks)]
 
@@ -106,6 +112,9 @@ class ImageDynamics(torch.nn.Module):
         num_blocks: residual blocks.
         reward_channels: channels of the reward head.
         reward_hidden_size: size of the reward head's hidden layer.
+
+    Raises:
+        ValueError: a size is smaller than 1.
     """
 
     def __init__(
@@ -118,11 +127,19 @@ class ImageDynamics(torch.nn.Module):
         reward_hidden_size: int = 32,
     ):
         super().__init__()
+        _check_sizes(
+            "ImageDynamics",
+            num_blocks=num_blocks,
+            reward_channels=reward_channels,
+            reward_hidden_size=reward_hidden_size,
+        )
         channels = latent_shape[0]
         self._num_actions = num_actions
         self._merge = torch.nn.Sequential(_convolution(channels + 1, channels), torch.nn.BatchNorm2d(channels))
         self._tower = torch.nn.Sequential(*_tower(channels, num_blocks))
-        self._reward = _Head(latent_shape, reward_channels, reward_hidden_size, num_reward_outputs)
+        self._reward: torch.nn.Module | None = None
+        if num_reward_outputs > 0:
+            self._reward = _Head(latent_shape, reward_channels, reward_hidden_size, num_reward_outputs)
 
     def forward(self, latent: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`[B, C, H, W]` and `[B]` in `0 … A−1` to the next latent `[B, C, H, W]` and reward logits `[B, S]`."""
@@ -130,7 +147,8 @@ class ImageDynamics(torch.nn.Module):
         planes = plane.expand(-1, 1, *latent.shape[2:])
         merged = torch.relu_(self._merge(torch.cat((latent, planes), dim=1)) + latent)
         next_latent = normalize_latent(self._tower(merged))
-        return next_latent, self._reward(next_latent)
+        reward = latent.new_empty((len(latent), 0)) if self._reward is None else self._reward(next_latent)
+        return next_latent, reward
 
 
 class _Head(torch.nn.Module):
@@ -166,6 +184,9 @@ class ImagePrediction(torch.nn.Module):
         num_blocks: residual blocks of the tower.
         head_channels: channels of each head.
         head_hidden_size: size of each head's hidden layer.
+
+    Raises:
+        ValueError: a size is smaller than 1.
     """
 
     def __init__(
@@ -177,6 +198,9 @@ class ImagePrediction(torch.nn.Module):
         head_hidden_size: int = 32,
     ):
         super().__init__()
+        _check_sizes(
+            "ImagePrediction", num_blocks=num_blocks, head_channels=head_channels, head_hidden_size=head_hidden_size
+        )
         self._tower = torch.nn.Sequential(*_tower(latent_shape[0], num_blocks))
         self._heads = torch.nn.ModuleList(
             _Head(latent_shape, head_channels, head_hidden_size, size) for size in head_sizes

@@ -88,8 +88,10 @@ class VectorDynamics(torch.nn.Module):
         zero_outputs(self._layers.output, first=latent_size)
 
     def forward(self, latent: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[B, latent_size]` and `[B]` in `0 … A−1` to the next latent `[B, latent_size]` and reward logits `[B, S]`."""
-        hidden = torch.relu(self._from_latent(latent) + self._from_action(action))
+        """`[B, latent_size]` and `[B]` in `0 … A−1` to the next latent, alike, and reward logits `[B, S]`."""
+        # Weights are used directly, as in MLP.
+        hidden = torch.nn.functional.linear(latent, self._from_latent.weight, self._from_latent.bias)
+        hidden = torch.relu_(hidden + torch.nn.functional.embedding(action, self._from_action.weight))
         change, reward = self._layers(hidden).split(self._head_sizes, dim=1)
         return normalize_latent(latent + change), reward
 

@@ -29,6 +29,12 @@ class IdentityTransform:
         """Returns `transformed`."""
         return transformed
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
 
 @gin.configurable
 class SignedHyperbolicTransform:
@@ -59,11 +65,17 @@ class SignedHyperbolicTransform:
 
     def inverse(self, transformed: torch.Tensor) -> torch.Tensor:
         """The inverse of h, elementwise."""
-        # With s the square root above and t = 2y / (s + 1 + 2 epsilon), the bracket is (1 + |t|)^2 - 1.
-        epsilon = self.epsilon
-        root = (transformed.abs() * (4.0 * epsilon) + (1.0 + 2.0 * epsilon) ** 2).sqrt()
-        scaled = 2.0 * transformed / (root + (1.0 + 2.0 * epsilon))
+        # With s half the square root above and t = y / (s + 1/2 + epsilon), the bracket is (1 + |t|)^2 - 1.
+        half = 0.5 + self.epsilon
+        root = (transformed.abs() * self.epsilon + half**2).sqrt()
+        scaled = transformed / (root + half)
         return scaled * (scaled.abs() + 2.0)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.epsilon))
 
 
 @gin.configurable
@@ -125,6 +137,13 @@ class CategoricalSupport(torch.nn.Module):
         probabilities = scalar.new_zeros(scalar.shape + (self.num_bins,))
         return probabilities.scatter_(-1, lower, 1.0 - upper_weight).scatter_(-1, lower + 1, upper_weight)
 
+    def shares_transform_with(self, other: "CategoricalSupport") -> bool:
+        """True if both supports compress the scale of rewards in the same way; their bins may differ.
+
+        A transform of one's own is equal to itself only, unless it defines `__eq__`.
+        """
+        return self.transform == other.transform
+
     def to_scalar(self, logits: torch.Tensor) -> torch.Tensor:
         """The scalars that logits stand for: expectation of the softmax, then the inverse transform; differentiable.
 
@@ -134,7 +153,11 @@ class CategoricalSupport(torch.nn.Module):
         Returns:
             `[...]`, on the scale of rewards.
         """
-        return self.expectation(torch.softmax(logits, dim=-1))
+        return self.transform.inverse(self.to_transformed(logits))
+
+    def to_transformed(self, logits: torch.Tensor) -> torch.Tensor:
+        """Like `to_scalar`, on the transformed scale."""
+        return torch.matmul(torch.softmax(logits, dim=-1), self.bins)
 
     def expectation(self, probabilities: torch.Tensor) -> torch.Tensor:
         """Like `to_scalar` for probabilities `[..., S]`; inverts `to_probabilities` inside the support."""

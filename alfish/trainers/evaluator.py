@@ -17,6 +17,10 @@ from alfish.rollout.acting import Actor
 from alfish.trainers.checkpoint_store import save_weights
 
 
+class EvaluationStopped(Exception):
+    """An evaluation was given up."""
+
+
 class Evaluation(NamedTuple):
     """The episodes of one evaluation.
 
@@ -79,20 +83,29 @@ class Evaluator:
         self._num_envs = min(episodes, max_num_envs)
         self._environment: VectorEnvironment | None = None
 
-    def evaluate(self, seed: int) -> Evaluation:
-        """Plays the episodes that the seed decides."""
+    def evaluate(self, seed: int, should_stop: Callable[[], bool] = bool) -> Evaluation:
+        """Plays the episodes that the seed decides.
+
+        Args:
+            seed: at least 0.
+            should_stop: asked before every step; True gives the evaluation up.
+
+        Raises:
+            EvaluationStopped: `should_stop` said so.
+        """
         if self._environment is None:
             self._environment = self._make_environment(num_envs=self._num_envs)
         training = self._algorithm.training
         self._algorithm.eval()
         cuda_devices = [self._device] if self._device.type == "cuda" else []
-        with torch.inference_mode(), torch.random.fork_rng(cuda_devices):
-            torch.manual_seed(seed)
-            result = self._play(self._environment, seed)
-        self._algorithm.train(training)
-        return result
+        try:
+            with torch.inference_mode(), torch.random.fork_rng(cuda_devices):
+                torch.manual_seed(seed)
+                return self._play(self._environment, seed, should_stop)
+        finally:
+            self._algorithm.train(training)
 
-    def _play(self, environment: VectorEnvironment, seed: int) -> Evaluation:
+    def _play(self, environment: VectorEnvironment, seed: int, should_stop: Callable[[], bool]) -> Evaluation:
         row: TimeStep = specs.zeros(
             time_step_spec(environment.observation_spec, environment.action_spec), (self._num_envs,)
         )
@@ -104,6 +117,8 @@ class Evaluator:
         finished: list[list[tuple[float, int]]] = [[] for _ in range(self._num_envs)]
         environment.reset(seed, row)
         while (quota > 0).any():
+            if should_stop():
+                raise EvaluationStopped
             environment.step(actor.predict(row), row)
             returns += row.reward.numpy()
             lengths += ~row.is_first().numpy()

@@ -1,7 +1,8 @@
 """What is learned: an environment, how its observations are seen, and an algorithm."""
 
+import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gin
 import torch
@@ -35,7 +36,8 @@ class Experiment:
     """The factories of an experiment: what training, evaluation and play have in common.
 
     Args:
-        environment: makes the environments that are collected from, given `num_envs`.
+        environment: makes the environments that are collected from, given `num_envs`; for play also given
+            `render_mode="rgb_array"`.
         algorithm: makes the algorithm, given `observation_spec` and `action_spec`.
         evaluation_environment: makes the environments of evaluation and play, given `num_envs`; None takes
             `environment`.
@@ -54,10 +56,28 @@ class Experiment:
         self.evaluation_environment = evaluation_environment or environment
         self._observation_transform = observation_transform
 
-    def build(self, num_envs: int, device: torch.device, for_evaluation: bool = False) -> Built:
-        """Builds the parts; the environments are closed again if one of the others cannot be built."""
+    def build(
+        self, num_envs: int, device: torch.device, for_evaluation: bool = False, render_mode: str | None = None
+    ) -> Built:
+        """Builds the parts; the environments are closed again if one of the others cannot be built.
+
+        Args:
+            num_envs: B.
+            device: for the algorithm.
+            for_evaluation: takes the environments of evaluation and play.
+            render_mode: for the environments, if they will be rendered.
+
+        Raises:
+            ValueError: a part cannot be built, or its factory does not take `render_mode`.
+        """
         make_environment = self.evaluation_environment if for_evaluation else self._environment
-        environment = make_environment(num_envs=num_envs)
+        rendering = {} if render_mode is None else {"render_mode": render_mode}
+        if rendering and not _takes(make_environment, "render_mode"):
+            raise ValueError(
+                f"the environments cannot be rendered: {getattr(make_environment, '__name__', make_environment)} takes "
+                "no argument render_mode; give it one that may be None or 'rgb_array'"
+            )
+        environment = make_environment(num_envs=num_envs, **rendering)
         try:
             transform = self._observation_transform(environment.observation_spec)
             algorithm = self._algorithm(observation_spec=transform.output_spec, action_spec=environment.action_spec)
@@ -70,3 +90,8 @@ class Experiment:
     def evaluator(self, built: Built, device: torch.device) -> Evaluator:
         """An evaluator of the built algorithm; its environments are made at the first evaluation."""
         return Evaluator(built.algorithm, built.transform, self.evaluation_environment, device)
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

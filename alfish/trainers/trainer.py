@@ -17,7 +17,7 @@ from alfish.summary.timers import Timers
 from alfish.summary.writers import Summaries
 from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch, check_at_least
 from alfish.trainers.checkpoint_store import CheckpointStore
-from alfish.trainers.evaluator import BestWeights, Evaluation
+from alfish.trainers.evaluator import BestWeights, Evaluation, EvaluationStopped
 from alfish.trainers.experiment import Experiment
 from alfish.trainers.progress import Counters, crossed
 from alfish.trainers.seeding import RandomStreams
@@ -158,20 +158,24 @@ class Trainer:
         return batch
 
     def request_stop(self) -> None:
-        """Makes `train` save and return at the end of the step that it is in. Safe to call from a signal handler."""
+        """Makes `train` save and return at the end of the step that it is in. Safe to call from a signal handler.
+
+        An evaluation that is due is left out: it can take far longer than the step.
+        """
         self._stop_requested = True
 
     def train(self, stop_at_env_steps: int | None = None) -> Evaluation | None:
         """Trains until the run is complete, or `stop_at_env_steps` is reached, or a stop is requested; then saves.
 
         Returns:
-            The last evaluation if the run is complete, else None.
+            The last evaluation if the run is complete, else None; None also if a stop left it out.
         """
         last = self.total_env_steps if stop_at_env_steps is None else min(stop_at_env_steps, self.total_env_steps)
         evaluation = None
         self.built.algorithm.after_train_iter(self.progress)
         self._summary_started = time.monotonic()
         self._summary_env_steps = self.progress.env_steps
+        self._timers.reset()
         while self.progress.env_steps < last and not self._stop_requested:
             evaluation = self._iterate(last)
         return evaluation if self.progress.env_steps >= self.total_env_steps else None
@@ -220,9 +224,12 @@ class Trainer:
         self._timers.reset()
         self._summary_started, self._summary_env_steps = now, progress.env_steps
 
-    def _evaluate(self) -> Evaluation:
+    def _evaluate(self) -> Evaluation | None:
         with self._timers.phase("evaluate"):
-            evaluation = self._evaluator.evaluate(self._evaluation_seed)
+            try:
+                evaluation = self._evaluator.evaluate(self._evaluation_seed, lambda: self._stop_requested)
+            except EvaluationStopped:
+                return None
         metrics = {"evaluation/return": evaluation.mean, "evaluation/deviation": evaluation.deviation}
         self._summaries.write(self.progress, metrics | {"evaluation/length": float(evaluation.lengths.mean())}, {})
         self._best.offer(evaluation, self.built.algorithm)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alfish.algorithms.muzero_targets import episode_end_rows, muzero_targets, n_step_values
+from alfish.algorithms.muzero_targets import bootstrap_rows, episode_end_rows, muzero_targets, n_step_values
 from alfish.data_structures import StepType, TimeStep
 
 F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
@@ -49,6 +49,11 @@ def make_targets(rows, positions, values, num_unroll_steps, num_bootstrap_steps,
 def test_episode_end_rows(is_last, position, expected):
     ends = episode_end_rows(torch.tensor([is_last], dtype=torch.bool), torch.tensor([position]))
     assert ends.tolist() == [expected]
+
+
+def test_bootstrap_rows():
+    # Two steps on, or the end of the episode.
+    assert bootstrap_rows(torch.tensor([[1, 1, 5, 5, 5, 5]]), num_steps=2, num_rows=4).tolist() == [[1, 1, 4, 5]]
 
 
 def test_n_step_values_by_hand():

@@ -25,6 +25,23 @@ def test_specs():
     assert atari("breakout", 1, image_size=96, grayscale=False).observation_spec.shape == (3, 96, 96)
 
 
+@pytest.mark.parametrize("grayscale", [True, False])
+def test_a_rendered_frame_is_the_observation_enlarged(grayscale):
+    environment = make_atari("pong", 2, AtariPreprocessing(grayscale=grayscale), render_mode="rgb_array")
+    row = empty_row(environment)
+    environment.reset(0, row)
+    for _ in range(40):
+        environment.step(torch.tensor([2, 3]), row)
+    frame = environment.render()
+    assert frame.shape == (336, 336, 3)
+    assert frame.dtype == np.uint8
+    seen = row.observation[0].permute(1, 2, 0).expand(84, 84, 3).numpy()
+    for i, j in ((0, 0), (3, 1)):
+        assert np.array_equal(frame[i::4, j::4], seen)
+    assert environment.frames_per_second == 15
+    environment.close()
+
+
 @pytest.mark.parametrize("game", ["ms_pacman", "MsPacman", "ALE/MsPacman-v5", "mspacman"])
 def test_names_of_a_game(game):
     assert atari(game, 1).name == "atari ms_pacman"

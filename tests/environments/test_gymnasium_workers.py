@@ -57,6 +57,20 @@ def test_death_of_a_worker_is_noticed():
         environment.close()
 
 
+def test_workers_outlive_the_ctrl_c_that_reaches_the_whole_process_group():
+    environment = make_gymnasium("toy/Counter-v0", 2, "async")
+    try:
+        row = empty_row(environment)
+        environment.reset(0, row)
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGINT)
+            os.kill(process.pid, signal.SIGTERM)
+        environment.step(torch.zeros(2, dtype=torch.int64), row)
+        assert row.reward.tolist() == [1.0, 1.0]
+    finally:
+        environment.close()
+
+
 def test_worker_that_hangs_is_noticed_and_ended(monkeypatch):
     monkeypatch.setattr(workers, "DEADLINE_SECONDS", 0.2)
     monkeypatch.setattr(workers, "_CLOSE_SECONDS", 0.2)

@@ -152,6 +152,26 @@ def test_a_stop_saves_and_the_run_goes_on(tmp_path):
     assert second.train() is not None
 
 
+def test_a_stop_gives_up_an_evaluation(tmp_path):
+    bind()
+    trainer, _ = make_trainer(tmp_path)
+    evaluation_environment = ScriptedEnvironment(3, length=10**6)
+    trainer._evaluator._make_environment = lambda num_envs: evaluation_environment
+    step = evaluation_environment.step
+
+    def stop_at_the_fifth_step(action, out):
+        step(action, out)
+        if len(evaluation_environment.actions) == 5:
+            trainer.request_stop()
+
+    evaluation_environment.step = stop_at_the_fifth_step
+    assert trainer.train() is None
+    assert len(evaluation_environment.actions) == 5
+    assert "evaluation" not in (tmp_path / "metrics.csv").read_text()
+    _, resumed = make_trainer(tmp_path)
+    assert resumed
+
+
 def test_a_complete_run_is_left_alone(tmp_path):
     bind()
     trainer, _ = make_trainer(tmp_path)

@@ -1,0 +1,121 @@
+"""Trains a config with several seeds, one after the other, and tells which of them reached a return in time.
+
+python benchmarks/learning.py --gin_file=muzero_cartpole.gin --seeds 5 --threshold 475 --env_steps 15000 --seconds 180
+python benchmarks/learning.py --gin_file=ppo_cartpole.gin --seeds 5 --threshold 500 --env_steps 100000
+
+A seed passes if an evaluation of its own training reached the threshold within both limits. Seconds count from the
+start of the process, imports and evaluations included. The weights that were kept are then evaluated on fresh episodes.
+"""
+
+import argparse
+import datetime
+import math
+import pathlib
+import re
+from typing import Any
+
+import common
+
+_RESULT = re.compile(r"mean (-?[\d.]+|nan), deviation ([\d.]+|nan) over (\d+) episodes")
+
+
+def main() -> None:
+    arguments = _flags()
+    stem = pathlib.Path(arguments.gin_file).stem
+    if arguments.root_dir is None:
+        arguments.root_dir = pathlib.Path("runs") / f"learning-{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    root_dir = common.fresh_folder(arguments.root_dir)
+    report = common.Report(f"Learning: {stem}", arguments)
+    rows, details = [], []
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+        row, detail = _measure(seed, root_dir / f"seed{seed}", arguments)
+        rows.append(row)
+        details.append(detail)
+        # Each as it comes: an interrupted measurement has not been for nothing.
+        print(common.markdown_table([row]), flush=True)
+    print()
+    report.finish(rows, _notes(rows, arguments), details)
+
+
+def _flags() -> argparse.Namespace:
+    flags = common.parser(__doc__)
+    common.add_training_flags(flags, "muzero_cartpole.gin")
+    flags.add_argument("--seeds", type=int, default=5, help="how many")
+    flags.add_argument("--first_seed", type=int, default=0)
+    flags.add_argument("--threshold", type=float, default=475.0, help="mean return of an evaluation")
+    flags.add_argument("--env_steps", type=int, default=15_000, help="within which the threshold must be reached")
+    flags.add_argument("--seconds", type=float, help="likewise; without it, however long it takes")
+    flags.add_argument("--episodes", type=int, default=20, help="fresh ones, after the training")
+    flags.add_argument("--evaluation_seed", type=int, default=12345, help="of the fresh episodes")
+    flags.add_argument("--root_dir", type=pathlib.Path, help="of all runs, seed0, seed1, …; they are kept")
+    return flags.parse_args()
+
+
+def _measure(seed: int, root_dir: pathlib.Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    command = common.train_command(
+        arguments.gin_file, root_dir, arguments.gin_param, seed, [f"--device={arguments.device}"]
+    )
+    training = common.run(command, verbose=arguments.verbose)
+    printed = [summary for summary in common.summaries(training.lines) if summary.is_evaluation]
+    curve = [
+        {"env_steps": env_steps, "return": mean, "seconds": line.seconds}
+        for (env_steps, mean), line in zip(common.evaluations(root_dir), printed, strict=True)
+    ]
+    reached = next((point for point in curve if point["return"] >= arguments.threshold), None)
+    fresh = common.run(
+        common.evaluate_command(root_dir, arguments.episodes, arguments.evaluation_seed, arguments.device),
+        verbose=arguments.verbose,
+    )
+    match = next(match for line in reversed(fresh.lines) if (match := _RESULT.match(line.text)))
+    limit = arguments.env_steps + _overshoot(root_dir)
+    total = common.read_metrics(root_dir)[-1]["env_steps"]
+    in_time = arguments.seconds is None or (reached is not None and reached["seconds"] <= arguments.seconds)
+    row = {
+        "seed": seed,
+        "env steps to threshold": reached and reached["env_steps"],
+        "seconds to threshold": reached and reached["seconds"],
+        "best evaluation": max(point["return"] for point in curve),
+        "final evaluation": curve[-1]["return"],
+        "fresh episodes": float(match[1]),
+        "env steps": total,
+        "env steps/s": total / training.seconds,
+        "seconds": training.seconds,
+        "pass": reached is not None and reached["env_steps"] < limit and in_time,
+    }
+    return row, {"seed": seed, "curve": curve, "fresh": {"mean": float(match[1]), "deviation": float(match[2])}}
+
+
+def _overshoot(root_dir: pathlib.Path) -> int:
+    """Environment steps of an iteration: the last evaluation comes after the iteration that crosses the limit."""
+    most, before = 1, (0, 0)
+    for row in common.read_metrics(root_dir):
+        now = (row["iteration"], row["env_steps"])
+        if now[0] > before[0]:
+            most, before = max(most, math.ceil((now[1] - before[1]) / (now[0] - before[0]))), now
+    return most
+
+
+def _notes(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> list[str]:
+    threshold = f"{arguments.threshold:g}"
+    passed = sum(row["pass"] for row in rows)
+    held = sum(row["fresh episodes"] >= arguments.threshold for row in rows)
+    limits = f"{arguments.env_steps:,} env steps"
+    if arguments.seconds is not None:
+        limits += f" and {arguments.seconds:g} seconds"
+    notes = [
+        f"**{passed} of {len(rows)} seeds** reached an evaluation mean of {threshold} within {limits}",
+        f"{held} of {len(rows)} seeds: the kept weights have a mean of at least {threshold} on "
+        f"{arguments.episodes} fresh episodes",
+    ]
+    for name in ("final evaluation", "fresh episodes"):
+        values = [row[name] for row in rows]
+        low, high = common.bootstrap_interval(values)
+        mean = common.interquartile_mean(values)
+        notes.append(
+            f"{name}: interquartile mean {mean:.1f}, 95 % bootstrap interval over seeds {low:.1f} to {high:.1f}"
+        )
+    return notes
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Algorithms of my own."""

@@ -1,0 +1,147 @@
+import math
+
+import pytest
+import torch
+from muzero_parts import ACTION, OBSERVATION, PlainModel, small_model
+
+from alfish import specs
+from alfish.algorithms.mcts_algorithm import MCTSAlgorithm
+from alfish.data_structures import Progress, time_step_spec
+from alfish.ops.schedules import StepSchedule
+from alfish.specs import BoundedTensorSpec, TensorSpec
+
+
+def make(model=None, action_spec=ACTION, **options):
+    settings = {"num_simulations": 8} | options
+    return MCTSAlgorithm(OBSERVATION, action_spec, small_model() if model is None else model, 0.9, **settings)
+
+
+def rows(batch_size, observation_spec=OBSERVATION):
+    """The same observation in every row."""
+    return specs.zeros(time_step_spec(observation_spec, ACTION), (batch_size,))
+
+
+def act(hook, batch_size=64, observation_spec=OBSERVATION):
+    with torch.inference_mode():
+        return hook(rows(batch_size, observation_spec), ())
+
+
+def prior_actor(logits, **options):
+    """Acts by a model whose prior is known, without simulations."""
+    spec = BoundedTensorSpec((), torch.int64, 0, len(logits) - 1)
+    return make(PlainModel(logits=logits), spec, **({"num_simulations": 0} | options))
+
+
+def test_what_is_answered_and_stored():
+    for hook in (make().rollout_step, make().predict_step):
+        step = act(hook, 5)
+        assert step.output.shape == (5,)
+        assert step.output.dtype == torch.int64
+        assert step.info.policy.shape == (5, 2)
+        assert step.info.value.shape == (5,)
+        torch.testing.assert_close(step.info.policy.sum(dim=1), torch.ones(5))
+
+
+def test_noise_while_collecting_only():
+    algorithm = make()
+    assert (act(algorithm.predict_step).info.policy == act(algorithm.predict_step).info.policy).all()
+    assert len(act(algorithm.predict_step).info.policy.unique(dim=0)) == 1
+    assert len(act(algorithm.rollout_step).info.policy.unique(dim=0)) > 1
+    assert len(act(make(noise_fraction=0.0).rollout_step).info.policy.unique(dim=0)) == 1
+
+
+def test_without_simulations_the_prior_acts():
+    algorithm = prior_actor((math.log(3.0), 0.0, -math.inf))
+    step = act(algorithm.predict_step, 2, TensorSpec((1,)))
+    torch.testing.assert_close(step.info.policy, torch.tensor([[0.75, 0.25, 0.0]]).expand(2, -1))
+    assert step.output.tolist() == [0, 0]
+    assert step.info.value.tolist() == [0.0, 0.0]
+
+
+def test_prediction_has_its_own_number_of_simulations():
+    # With 4 simulations the policy is in quarters, with none it is the prior of 0.6.
+    algorithm = prior_actor((math.log(1.5), 0.0), num_simulations=4, num_evaluation_simulations=0)
+    predicted = act(algorithm.predict_step, 1, TensorSpec((1,))).info.policy
+    collected = act(algorithm.rollout_step, 1, TensorSpec((1,))).info.policy
+    torch.testing.assert_close(predicted, torch.tensor([[0.6, 0.4]]))
+    torch.testing.assert_close(4.0 * collected, (4.0 * collected).round())
+
+
+def shares(algorithm):
+    torch.manual_seed(0)
+    output = act(algorithm.rollout_step, 4000, TensorSpec((1,))).output
+    return [(output == action).float().mean().item() for action in range(2)]
+
+
+def test_the_temperature_follows_its_schedule():
+    # Prior 3 : 1. Temperature 1 acts by it, 1/2 by its square 9 : 1, 0 takes the first.
+    schedule = StepSchedule(boundaries=(0.5, 0.75), values=(1.0, 0.5, 0.0))
+    algorithm = prior_actor((math.log(3.0), 0.0), noise_fraction=0.0, temperature=schedule)
+    assert shares(algorithm) == pytest.approx([0.75, 0.25], abs=0.03)
+    algorithm.after_train_iter(Progress(fraction=0.6))
+    assert shares(algorithm) == pytest.approx([0.9, 0.1], abs=0.03)
+    algorithm.after_train_iter(Progress(fraction=1.0))
+    assert shares(algorithm) == [1.0, 0.0]
+    algorithm.after_train_iter(Progress(fraction=0.0))  # it follows from the progress alone
+    assert shares(algorithm) == pytest.approx([0.75, 0.25], abs=0.03)
+
+
+def test_prediction_takes_the_best_whatever_the_temperature():
+    algorithm = prior_actor((0.0, 0.1), temperature=5.0)
+    assert act(algorithm.predict_step, 50, TensorSpec((1,))).output.unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("start", [5, -3])
+def test_actions_that_do_not_start_at_0(start):
+    spec = BoundedTensorSpec((), torch.int64, start, start + 2)
+    algorithm = make(PlainModel(logits=(0.0, 0.0, 9.0)), spec, num_simulations=3, noise_fraction=0.0, temperature=0.0)
+    assert act(algorithm.predict_step, 2, TensorSpec((1,))).output.tolist() == [start + 2] * 2
+    assert act(algorithm.rollout_step, 2, TensorSpec((1,))).output.tolist() == [start + 2] * 2
+
+
+def test_a_search_finds_what_the_prior_does_not_see():
+    class OneGoodArm(PlainModel):
+        """Action 1 is rewarded; the prior prefers action 0."""
+
+        def step(self, latent, action):
+            return super().step(latent, action)._replace(reward_logits=action.float().unsqueeze(1))
+
+    algorithm = make(OneGoodArm(logits=(1.0, 0.0)), num_simulations=30)
+    found = act(algorithm.predict_step, 1, TensorSpec((1,)))
+    assert found.output.item() == 1
+    assert found.info.policy[0, 1] > 0.8
+    assert found.info.value.item() > 0.5
+
+
+def test_it_draws_from_torchs_generator_only():
+    algorithm = make()
+    answers = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        answers.append(act(algorithm.rollout_step))
+    assert torch.equal(answers[0].output, answers[1].output)
+    assert torch.equal(answers[0].info.policy, answers[1].info.policy)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_simulations", -1),
+        ("num_evaluation_simulations", -2),
+        ("dirichlet_alpha", 0.0),
+        ("dirichlet_alpha", -1.0),
+        ("noise_fraction", -0.1),
+        ("noise_fraction", 1.5),
+        ("temperature", -1.0),
+        ("temperature", math.inf),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=rf"MCTSAlgorithm\.{name} is {value}"):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize("discount", [0.0, 1.1, math.nan])
+def test_a_discount_out_of_range_is_refused(discount):
+    with pytest.raises(ValueError, match=r"MCTSAlgorithm\.discount is"):
+        MCTSAlgorithm(OBSERVATION, ACTION, small_model(), discount, num_simulations=1)

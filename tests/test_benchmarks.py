@@ -1,0 +1,107 @@
+"""The parts of benchmarks/ that do not measure: how output is read, and how results are summed up."""
+
+import pathlib
+import re
+import runpy
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from alfish.data_structures import Progress
+from alfish.summary.console_writer import ConsoleWriter
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch):
+    """A function that runs a script without its `main` and returns what it defines."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+
+    def run(name: str) -> types.SimpleNamespace:
+        return types.SimpleNamespace(**runpy.run_path(str(FOLDER / f"{name}.py"), run_name=name))
+
+    yield run
+    sys.modules.pop("common", None)
+
+
+def test_what_the_console_writer_prints_is_read_back(load, capsys):
+    common = load("common")
+    writer = ConsoleWriter(15_000, sys.stdout)
+    writer.write(Progress(10, 1_234, 5, 0.1), {"loss": 0.5}, {"time/env_steps_per_second": 100.0})
+    writer.write(Progress(10, 1_234, 5, 0.1), {"evaluation/return": 12.5}, {})
+    texts = ["     seed  0", *capsys.readouterr().out.splitlines(), "done: 1,234 env steps"]
+    lines = [common.Line(float(number), number / 2, text) for number, text in enumerate(texts)]
+    assert list(common.summaries(lines)) == [
+        common.Summary(1.0, 0.5, 1_234, False),
+        common.Summary(2.0, 1.0, 1_234, True),
+    ]
+    assert common.last_line_before_training(lines).text == "     seed  0"
+
+
+def test_the_interquartile_mean_leaves_out_a_quarter_at_both_ends(load):
+    common = load("common")
+    assert common.interquartile_mean([100.0, 1.0, 2.0, 3.0, -50.0]) == 2.0
+    assert common.interquartile_mean([1.0, 3.0]) == 2.0
+    low, high = common.bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert 1.0 <= low < 3.0 < high <= 5.0
+    assert common.bootstrap_interval([7.0]) == (7.0, 7.0)
+
+
+def test_a_table_has_a_line_for_each_row(load):
+    table = load("common").markdown_table(
+        [{"seed": 0, "pass": True, "rate": 1234.56}, {"seed": 1, "pass": False, "rate": None}]
+    )
+    assert table.splitlines() == [
+        "| seed | pass | rate |",
+        "| --: | --- | --: |",
+        "| 0 | yes | 1,234.6 |",
+        "| 1 | no | – |",
+    ]
+
+
+def test_a_command_is_killed_when_told(load):
+    common = load("common")
+    script = "import time; print('first'); print('second'); time.sleep(60)"
+    finished = common.run([sys.executable, "-c", script], until=lambda line: line.text == "second")
+    assert [line.text for line in finished.lines] == ["first", "second"]
+    assert finished.return_code == -9
+
+
+def test_a_command_that_fails_ends_the_benchmark_with_its_output(load):
+    common = load("common")
+    with pytest.raises(SystemExit, match=re.compile("what went wrong.*exited with the code 3", re.DOTALL)):
+        common.run([sys.executable, "-c", "print('what went wrong'); raise SystemExit(3)"])
+
+
+def test_states_are_compared_bit_by_bit(load):
+    resume = load("resume")
+
+    def same(one, other) -> bool:
+        return resume.equal(dict(resume.flat(one, ())), dict(resume.flat(other, ())))
+
+    state = {"weights": [torch.tensor([1.0, torch.nan])], "count": 3, "nothing": {}}
+    assert same(state, {"weights": [torch.tensor([1.0, torch.nan])], "count": 3, "nothing": {}})
+    assert not same(state, state | {"weights": [torch.tensor([1.0, 2.0])]})
+    assert not same(state, state | {"weights": [torch.tensor([1.0, torch.nan], dtype=torch.float64)]})
+    assert not same(state, state | {"count": 3.0})
+    assert not same(state, state | {"nothing": []})
+    assert not same({"zero": torch.tensor(0.0)}, {"zero": torch.tensor(-0.0)})
+    assert not same(state, {"count": 3, "nothing": {}})
+
+
+def test_the_mean_curve_spans_what_all_runs_have(load):
+    curves = [np.array([[0.0, 0.0], [10.0, 10.0]]), np.array([[5.0, 1.0], [20.0, 4.0]])]
+    steps, mean = load("plot_curves").mean_curve(curves)
+    assert steps.tolist() == [5.0, 10.0]
+    assert mean.tolist() == [3.0, 6.0]
+
+
+def test_every_benchmark_of_make_bench_is_there():
+    makefile = (FOLDER.parent / "Makefile").read_text(encoding="utf-8")
+    names = re.search(r"^BENCH \?= (.*)$", makefile, re.MULTILINE)[1].split()
+    assert names
+    assert [name for name in names if not (FOLDER / f"{name}.py").is_file()] == []
