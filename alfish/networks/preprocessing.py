@@ -1,4 +1,4 @@
-"""Observation transforms: what happens between a stored row and an algorithm, the same when acting and when training."""
+"""Observation transforms: between a stored row and an algorithm, the same when acting and when training."""
 
 import gin
 import torch

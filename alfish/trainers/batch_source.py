@@ -4,7 +4,7 @@ This is the one place that turns time-major windows `[T, B]` into batch-major bl
 between on-policy and off-policy training.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gin
@@ -71,8 +71,8 @@ class BatchSource:
         self._context = context
         if nest.leaves(context.algorithm.initial_state(1)):
             raise ValueError(
-                f"{type(context.algorithm).__name__} has a recurrent state; {type(self).__name__} hands out rows without "
-                "their order. Use a network without recurrence, for example with FrameStack"
+                f"{type(context.algorithm).__name__} has a recurrent state; {type(self).__name__} hands out rows "
+                "without their order. Use a network without recurrence, for example with FrameStack"
             )
 
     @property
@@ -167,8 +167,8 @@ class OnPolicyBatches(BatchSource):
         context = self._context
         num_envs, length, past = context.num_envs, context.window_length, context.transform.past_rows
         time_step = specs.zeros(context.row_specs.time_step, (num_envs, past + length + 1))
-        answers = specs.zeros(context.row_specs._replace(time_step=()), (num_envs, length))
-        inputs, info = self._mixed_rows(answers._replace(time_step=time_step))
+        answers = [specs.zeros(field, (num_envs, length)) for field in context.row_specs[1:]]
+        inputs, info = self._mixed_rows(Experience(time_step, *answers))
         return self._pick(inputs, info, torch.arange(min(self._mini_batch_size, num_envs * length)))
 
     def add(self, window: Experience) -> None:
@@ -193,7 +193,8 @@ class OnPolicyBatches(BatchSource):
         return nest.map_structure(lambda leaf: leaf.flatten(0, 1), (prepared.inputs, prepared.rollout_info))
 
     def _pick(self, inputs: TimeStep, info: nest.Nest, rows: torch.Tensor) -> TrainBatch:
-        return TrainBatch(*nest.map_structure(lambda leaf: leaf[rows].unsqueeze(1), (inputs, info)), ())
+        inputs, info = nest.map_structure(lambda leaf: leaf[rows].unsqueeze(1), (inputs, info))
+        return TrainBatch(inputs, info, ())
 
 
 @gin.configurable
@@ -208,6 +209,7 @@ class ReplayBatches(BatchSource):
         updates_per_env_step: gradient steps per environment step after `initial_env_steps`; larger than 0.
         initial_env_steps: environment steps before the first gradient step.
         segment_length: T of a sampled block.
+        replay_buffer: makes the buffer; its capacity is bound there.
 
     Raises:
         ValueError: a size is out of range, or the algorithm is on-policy.
@@ -222,6 +224,7 @@ class ReplayBatches(BatchSource):
         updates_per_env_step: float = gin.REQUIRED,
         initial_env_steps: int = gin.REQUIRED,
         segment_length: int = 1,
+        replay_buffer: Callable[..., ReplayBuffer] = ReplayBuffer,
     ):
         super().__init__(context)
         check_at_least("ReplayBatches.batch_size", batch_size, 1)
@@ -235,7 +238,7 @@ class ReplayBatches(BatchSource):
             )
         rows_needed = context.algorithm.rows_needed()
         rows_needed = rows_needed._replace(past=rows_needed.past + context.transform.past_rows)
-        self._buffer = ReplayBuffer(
+        self._buffer = replay_buffer(
             spec=context.row_specs,
             num_envs=context.num_envs,
             rows_needed=rows_needed,

@@ -114,9 +114,9 @@ class Updater:
         if self._skipped_in_a_row >= self._max_skipped_updates:
             parts = ", ".join(f"{name} {float(_mean(value)):.4g}" for name, value in loss_info.extra.items())
             raise NonFiniteUpdates(
-                f"{self._skipped_in_a_row} updates in a row were not finite (loss {float(loss.detach()):.4g}, gradient norm "
-                f"{float(norm):.4g}; {parts}); the parameters are those before them. Lower Updater.learning_rate or set "
-                "Updater.max_gradient_norm, and look at the observations and rewards"
+                f"{self._skipped_in_a_row} updates in a row were not finite (loss {float(loss.detach()):.4g}, "
+                f"gradient norm {float(norm):.4g}; {parts}); the parameters are those before them. Lower "
+                "Updater.learning_rate or set Updater.max_gradient_norm, and look at the observations and rewards"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The pages "adding an algorithm" and "adding an environment" show the very files of their examples, which work."""
 
+import contextlib
 import importlib
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -66,23 +68,18 @@ def test_page_shows_the_very_files(tutorial):
 def test_command_of_the_page_works(tutorial):
     commands = COMMAND.findall((DOCS / tutorial.page).read_text())
     assert commands, "the page shows no command"
-    for path, flags in commands[:1]:
-        path = os.pathsep.join([str(ROOT / path), str(ROOT)])
-        command = [sys.executable, *shlex.split(flags), "--dry_run", "--strict", "--device=cpu"]
-        run = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
-        )
-        assert run.returncode == 0, run.stderr
-        assert "dry run: everything was built and run" in run.stdout
+    path, flags = commands[0]
+    command = [sys.executable, *shlex.split(flags), "--dry_run", "--strict", "--device=cpu"]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / path), str(ROOT)])}
+    run = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "dry run: everything was built and run" in run.stdout
 
 
 def test_example_trains_and_evaluates(tutorial):
-    trainer = make_trainer(tutorial, "TOTAL_ENV_STEPS=3000", "Evaluator.episodes=3")
-    before = [parameter.detach().clone() for parameter in trainer.built.algorithm.parameters()]
-    try:
+    with contextlib.closing(make_trainer(tutorial, "TOTAL_ENV_STEPS=3000", "Evaluator.episodes=3")) as trainer:
+        before = [parameter.detach().clone() for parameter in trainer.built.algorithm.parameters()]
         evaluation = trainer.train()
-    finally:
-        trainer.close()
     assert trainer.progress.iteration >= 2
     assert trainer.progress.updates >= 2 * trainer.progress.iteration
     assert evaluation.returns.shape == (3,)
@@ -94,12 +91,8 @@ def test_example_trains_and_evaluates(tutorial):
 @pytest.mark.learn
 @pytest.mark.parametrize("seed", range(3))
 def test_example_reaches_the_return_that_it_promises(tutorial, seed):
-    trainer = make_trainer(tutorial, f"Trainer.seed={seed}")
-    try:
-        evaluation = trainer.train()
-    finally:
-        trainer.close()
-    assert evaluation.mean >= tutorial.promised
+    with contextlib.closing(make_trainer(tutorial, f"Trainer.seed={seed}")) as trainer:
+        assert trainer.train().mean >= tutorial.promised
 
 
 HOOKS = ["predict_step", "rollout_step", "preprocess_experience", "train_step", "calc_loss"]
@@ -110,8 +103,11 @@ HOOKS = ["predict_step", "rollout_step", "preprocess_experience", "train_step", 
 def test_a_missing_hook_is_named(tutorial, hook):
     written = importlib.import_module("my_package.reinforce").ReinforceAlgorithm
     lacking = type("Lacking", (written,), {hook: getattr(Algorithm, hook)})
-    with pytest.raises(NotImplementedError, match=rf"Lacking must define {hook}\("):
-        make_trainer(tutorial, "TOTAL_ENV_STEPS=10", algorithm=lacking).train()
+    with (
+        pytest.raises(NotImplementedError, match=rf"Lacking must define {hook}\("),
+        contextlib.closing(make_trainer(tutorial, "TOTAL_ENV_STEPS=10", algorithm=lacking)) as trainer,
+    ):
+        trainer.train()
 
 
 @pytest.mark.parametrize("tutorial", TUTORIALS[:1], indirect=True, ids=lambda tutorial: tutorial.page)
@@ -125,3 +121,21 @@ def test_a_missing_hook_is_named(tutorial, hook):
 def test_the_algorithm_of_the_page_checks_its_arguments(tutorial, binding, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tutorial, binding)
+
+
+def test_program_of_the_overview_runs(tmp_path, capsys):
+    (program,) = re.findall(
+        r"^<!-- run: .* -->\n```python\n(.*?)^```$", (DOCS / "overview.md").read_text(), re.M | re.S
+    )
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    runpy.run_path(str(path))
+    assert re.fullmatch(r"return \d+\.\d over 20 episodes\n", capsys.readouterr().out)
+
+
+def test_index_and_readme_lead_to_every_page():
+    pages = {path.relative_to(ROOT) for path in DOCS.rglob("*.md")}
+    for start in (DOCS / "index.md", ROOT / "README.md"):
+        links = re.findall(r"\]\(([^)#]+)\)", start.read_text())
+        linked = {pathlib.Path(os.path.relpath(start.parent / link, ROOT)) for link in links}
+        assert pages - linked - {pathlib.Path("docs/index.md")} == set()

@@ -1,7 +1,6 @@
-"""The page docs/adding_an_environment.md shows the files of its example, and the example works."""
+"""The environment of docs/adding_an_environment.md; tests/docs/test_tutorials.py has the page and the training."""
 
 import pathlib
-import re
 import sys
 
 import gymnasium
@@ -12,7 +11,6 @@ from gymnasium.utils.env_checker import check_env
 from alfish.environments.gymnasium_adapter import make_gymnasium
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
-SHOWN = re.compile(r"<!-- file: (\S+) -->\n```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -21,14 +19,6 @@ def catch_game(monkeypatch):
     monkeypatch.delitem(sys.modules, "catch_game", raising=False)
     gymnasium.registry.pop("Catch-v0", None)
     return "catch_game:Catch-v0"
-
-
-def test_page_shows_the_very_files():
-    shown = dict(SHOWN.findall((DOCS / "adding_an_environment.md").read_text()))
-    files = {str(path.relative_to(DOCS)) for path in (DOCS / "examples" / "environment").iterdir() if path.is_file()}
-    assert set(shown) == files
-    for path, text in shown.items():
-        assert text == (DOCS / path).read_text()
 
 
 # The checker advises to make the environment by gymnasium.make, and to test rendering.
