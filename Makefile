@@ -30,10 +30,11 @@ test: $(STAMP) ## Run the fast tests. ARGS="..." further pytest arguments.
 learn: $(STAMP) ## Run the slow tests that train until a task is solved.
 	$(VENV)/bin/python -m pytest -m learn --timeout=0 -v $(ARGS)
 
-check: $(STAMP) ## Check formatting, lint and types. Runs no tests.
+check: $(STAMP) ## Check formatting, lint, types and the fast tests.
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -q
 
 format: $(STAMP) ## Format the code and mend what lint can mend.
 	$(VENV)/bin/ruff format .

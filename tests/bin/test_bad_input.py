@@ -18,7 +18,7 @@ def last_line(capsys):
 @pytest.mark.parametrize(
     ("param", "cause"),
     [
-        ("Trainr.num_envs=2", "nothing configurable is called 'Trainr'; did you mean Trainer?"),
+        ("Trainr.num_envs=2", "nothing configurable is called 'Trainr'; did you mean Trainer"),
         ("Trainer.num_env=2", "Trainer has no parameter 'num_env'; did you mean num_envs?"),
         ("TOTAL_ENV_STEP=2", "no binding uses the macro TOTAL_ENV_STEP; .* did you mean TOTAL_ENV_STEPS?"),
         ("Trainer.num_envs='two'", "Trainer.num_envs = 'two': expected int, got 'two' .str."),
