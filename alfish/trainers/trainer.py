@@ -41,6 +41,8 @@ class Trainer:
         checkpoint_interval: environment steps between checkpoints. A checkpoint closes the episodes in flight (as a
             time limit would), so it should be far longer than an episode.
         keep_checkpoints: how many of the newest checkpoints are kept, at least 1.
+        cpu_threads: threads of torch's operations on the CPU, at least 1. More than 1 pays for large networks only, and
+            changes the last digits of sums.
 
     Raises:
         ValueError: a size or an interval is smaller than 1, or parts do not fit together.
@@ -59,6 +61,7 @@ class Trainer:
         evaluation_interval: int | None = gin.REQUIRED,
         checkpoint_interval: int = gin.REQUIRED,
         keep_checkpoints: int = 2,
+        cpu_threads: int = 1,
     ):
         sizes = {"num_envs": num_envs, "window_length": window_length, "total_env_steps": total_env_steps}
         sizes |= {"summary_interval": summary_interval, "checkpoint_interval": checkpoint_interval}
@@ -68,6 +71,7 @@ class Trainer:
         }
         for name, value in sizes.items():
             check_at_least(f"Trainer.{name}", value, 1)
+        torch.set_num_threads(cpu_threads)
         self.total_env_steps = total_env_steps
         self.seed = seed
         self._summary_interval = summary_interval
