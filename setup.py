@@ -23,9 +23,10 @@ setup(
         "torch>=2.10",
     ],
     extras_require={
-        # ale-py is under the GPL: never a core dependency.
+        # ale-py and MinAtar are under the GPL: never core dependencies.
         "atari": ["ale-py"],
         "box2d": ["gymnasium[box2d]"],
+        "minatar": ["MinAtar"],
         "mujoco": ["gymnasium[mujoco]"],
         "plot": ["matplotlib"],
         # To play a run: windows, and the drawing of many environments (pygame); videos (imageio).

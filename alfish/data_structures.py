@@ -29,8 +29,8 @@ class TimeStep(NamedTuple):
     Attributes:
         step_type: uint8, one of StepType.
         reward: float32, received on arriving at this row.
-        discount: float32. 0 where there is no future value (the episode terminated), 1 elsewhere. A time limit or a
-            cut gives LAST with discount 1.
+        discount: float32. 0 where there is no future value (the episode terminated; as an option of Atari also where a
+            life was lost), 1 elsewhere. A time limit or a cut gives LAST with discount 1.
         observation: a nest.
         prev_action: the action that led to this row; zeros on FIRST.
         env_id: int32, which of the parallel environments.
@@ -86,9 +86,10 @@ class BatchInfo(NamedTuple):
     """Where a block of rows comes from.
 
     Attributes:
-        action: `[B, T + future, ...]`, the action answered to each row.
+        action: `[B, T + future, ...]`, the action answered to each row; of a fresh window `[B, T, ...]`.
         position: `[B, T + future]` int64. The row's number since the start of the run, the same for all environments
-            that are collected together. Beyond the end of an episode, or the newest stored row, it repeats.
+            that are collected together. Beyond the end of an episode, or the newest stored row, it repeats. Of a fresh
+            window `[B, T]`, the number within the window.
         importance_weight: `[B]` float32, correction for sampling that is not uniform; `()` if it is.
     """
 

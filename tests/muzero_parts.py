@@ -4,9 +4,9 @@ import functools
 
 import torch
 
-from alfish.algorithms.mcts_algorithm import MCTSAlgorithm
+from alfish.algorithms.mcts_algorithm import MCTSAlgorithm, SearchInfo
 from alfish.algorithms.muzero_algorithm import MuzeroAlgorithm
-from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl, SearchInfo
+from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl
 from alfish.data_structures import BatchInfo, StepType, TimeStep
 from alfish.models.mcts_model import Dynamics, MCTSModel, Prediction
 from alfish.models.simple_mcts_model import SimpleMCTSModel

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-WORDS = {"nest", "gin_config", "specs", "data_structures"}
+WORDS = {"nest", "gin_config", "checks", "specs", "data_structures"}
 BEHIND_GIN_CONFIG = {"gin_tables", "gin_literal_types"}
 MODULES_OF_THE_PACKAGE = WORDS | BEHIND_GIN_CONFIG  # `from alfish import nest` is how these are imported
 BELOW_ALGORITHMS = WORDS | {"ops", "environments", "summary", "networks", "mcts", "experience_replayers", "models"}
@@ -24,16 +24,17 @@ EVERYTHING = BELOW_ALGORITHMS | {"algorithms", "rollout", "trainers"}
 MAY_IMPORT = {
     "__init__": EVERYTHING,
     "nest": set(),
+    "checks": set(),
     "gin_tables": set(),
     "gin_literal_types": {"gin_tables"},
     "gin_config": BEHIND_GIN_CONFIG,
-    "specs": {"nest", "gin_config"},
-    "data_structures": {"nest", "gin_config", "specs"},
+    "specs": {"nest", "gin_config", "checks"},
+    "data_structures": {"nest", "gin_config", "checks", "specs"},
     "ops": WORDS,
     "environments": WORDS,
     "summary": WORDS,
     "networks": WORDS | {"ops", "environments", "summary"},
-    "mcts": {"nest", "ops"},
+    "mcts": {"nest", "checks", "ops"},
     "experience_replayers": WORDS | {"ops", "environments", "summary"},
     "models": WORDS | {"ops", "environments", "networks", "mcts"},
     "algorithms": WORDS | {"ops", "networks", "mcts", "experience_replayers", "models"},
@@ -276,6 +277,7 @@ BREAKS_A_RULE = [
     (check_layers, "alfish/ops/a.py", "import alfish.trainers.b"),
     (check_layers, "alfish/mcts/a.py", "from alfish import specs"),
     (check_layers, "alfish/nest.py", "from alfish import specs"),
+    (check_layers, "alfish/checks.py", "from alfish import nest"),
     (check_layers, "alfish/gin_tables.py", "from alfish import gin_config"),
     (check_layers, "alfish/environments/a.py", "from alfish import gin_tables"),
     (check_layers, "alfish/algorithms/a.py", "def f():\n    from alfish.rollout.b import C"),

@@ -33,7 +33,7 @@ class Algorithm(torch.nn.Module):
         self.action_spec = action_spec
 
     def rows_needed(self) -> RowsNeeded:
-        """The rows after the segment `[B, T]` that `preprocess_experience` reads."""
+        """The rows after the segment `[B, T]` that `preprocess_experience` reads; `past` must be 0."""
         return RowsNeeded()
 
     def initial_state(self, batch_size: int) -> nest.Nest:
@@ -58,7 +58,8 @@ class Algorithm(torch.nn.Module):
         """Computes advantages, returns and targets, without gradient.
 
         Args:
-            root_inputs: `[B, T + future]` rows (`[B, T + future_observations]` of the observation).
+            root_inputs: `[B, T + future]` rows (`[B, T + future_observations]` of the observation). A fresh window
+                always has one row after its T.
             rollout_info: `[B, T + future]` as stored; without the bootstrap row of an on-policy window, `[B, T]`.
             batch_info: the actions and positions of the rows.
 

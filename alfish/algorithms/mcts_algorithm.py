@@ -1,10 +1,12 @@
 """Acting by tree search over a learned model."""
 
+from typing import NamedTuple
+
 import gin
+import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
-from alfish.algorithms.muzero_representation import SearchInfo
 from alfish.data_structures import AlgStep, Progress, TimeStep
 from alfish.mcts.records import PuctSettings
 from alfish.mcts.search_policies import puct_policy
@@ -13,6 +15,18 @@ from alfish.models.search_model import SearchModel
 from alfish.ops.schedules import Schedule, as_schedule
 
 gin.external_configurable(PuctSettings, module="alfish.mcts.records")
+
+
+class SearchInfo(NamedTuple):
+    """What a search leaves in the replay buffer. Sampled blocks have `[B, L]` rows of it.
+
+    Attributes:
+        policy: `[B, A]`, the improved policy.
+        value: `[B]`, of the root.
+    """
+
+    policy: torch.Tensor
+    value: torch.Tensor
 
 
 @gin.configurable
@@ -69,10 +83,8 @@ class MCTSAlgorithm(Algorithm):
         self._num_simulations = num_simulations
         self._num_evaluation_simulations = num_evaluation_simulations
         self._search_settings = PuctSettings() if search_settings is None else search_settings
-        self._temperature_schedule = as_schedule(temperature, "MCTSAlgorithm.temperature")
+        self._temperature_schedule = as_schedule(temperature, "MCTSAlgorithm.temperature", minimum=0.0)
         self._temperature = self._temperature_schedule(0.0)
-        if self._temperature < 0:
-            raise ValueError(f"MCTSAlgorithm.temperature is {self._temperature}; it must be at least 0")
         self._dirichlet_alpha = dirichlet_alpha
         self._noise_fraction = noise_fraction
         self._first_action = int(action_spec.minimum)
@@ -84,7 +96,7 @@ class MCTSAlgorithm(Algorithm):
             self._num_evaluation_simulations,
             self._search_settings,
         )
-        return AlgStep(found.action + self._first_action, state, SearchInfo(found.policy, found.value))
+        return AlgStep(self._to_action(found.action), state, SearchInfo(found.policy, found.value))
 
     def rollout_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
         found = puct_policy(
@@ -96,7 +108,10 @@ class MCTSAlgorithm(Algorithm):
             dirichlet_alpha=self._dirichlet_alpha,
             noise_fraction=self._noise_fraction,
         )
-        return AlgStep(found.action + self._first_action, state, SearchInfo(found.policy, found.value))
+        return AlgStep(self._to_action(found.action), state, SearchInfo(found.policy, found.value))
+
+    def _to_action(self, index: torch.Tensor) -> torch.Tensor:
+        return (index + self._first_action).to(self.action_spec.dtype)
 
     def after_train_iter(self, progress: Progress) -> None:
         self._temperature = self._temperature_schedule(progress.fraction)

@@ -10,24 +10,14 @@ import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
+from alfish.algorithms.mcts_algorithm import SearchInfo
 from alfish.algorithms.muzero_targets import MuzeroTargets, bootstrap_rows, episode_end_rows, muzero_targets
 from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.models.mcts_model import MCTSModel
 from alfish.models.unroll import Unrolled, unroll
+from alfish.ops.distributions import categorical_entropy
 from alfish.ops.masking import masked_explained_variance, masked_means
 from alfish.ops.target_updates import TargetUpdate
-
-
-class SearchInfo(NamedTuple):
-    """What a search leaves in the replay buffer.
-
-    Attributes:
-        policy: `[B, A]`, the improved policy.
-        value: `[B]`, of the root.
-    """
-
-    policy: torch.Tensor
-    value: torch.Tensor
 
 
 class UnrollInfo(NamedTuple):
@@ -143,15 +133,17 @@ class MuzeroRepresentationImpl(Algorithm):
     ) -> tuple[TimeStep, MuzeroTargets]:
         if self._reward_transform is not None:
             root_inputs = root_inputs._replace(reward=self._reward_transform(root_inputs.reward))
+        end_row = episode_end_rows(root_inputs.is_last(), batch_info.position)
+        value = rollout_info.value if self._target_model is None else self._target_values(root_inputs, end_row)
         # FIRST rows hold 0 where an action is wanted, which need not be one of the actions. The loss masks what the
         # clamp makes of it.
-        action_index = root_inputs.prev_action - int(self.action_spec.minimum)
+        action_index = root_inputs.prev_action.long() - int(self.action_spec.minimum)
         targets = muzero_targets(
             root_inputs,
+            end_row,
             action_index.clamp(0, self.model.num_actions - 1),
             rollout_info.policy,
-            rollout_info.value if self._target_model is None else self._target_values(root_inputs, batch_info.position),
-            batch_info.position,
+            value,
             self._num_unroll_steps,
             self._td_steps,
             self.discount,
@@ -162,11 +154,10 @@ class MuzeroRepresentationImpl(Algorithm):
         num_starts = targets.reward.shape[1]
         return nest.map_structure(lambda leaf: leaf[:, :num_starts], root_inputs), targets
 
-    def _target_values(self, rows: TimeStep, position: torch.Tensor) -> torch.Tensor:
+    def _target_values(self, rows: TimeStep, end_row: torch.Tensor) -> torch.Tensor:
         """The target network's values `[B, L]` of the rows at which n-step returns end; 0 elsewhere."""
         assert self._target_model is not None
-        num_rows = position.shape[1] - self._td_steps
-        chosen = bootstrap_rows(episode_end_rows(rows.is_last(), position), self._td_steps, num_rows)
+        chosen = bootstrap_rows(end_row, self._td_steps, end_row.shape[1] - self._td_steps)
         batch = torch.arange(chosen.shape[0], device=chosen.device)[:, None]
         observation = nest.map_structure(lambda leaf: leaf[batch, chosen].flatten(0, 1), rows.observation)
         value_logits = self._target_model.predict(self._target_model.encode(observation)).value_logits
@@ -175,7 +166,7 @@ class MuzeroRepresentationImpl(Algorithm):
 
     def train_step(self, inputs: TimeStep, state: nest.Nest, rollout_info: MuzeroTargets) -> AlgStep:
         unrolled = unroll(self.model, inputs.observation, rollout_info.action, self._gradient_scale)
-        return AlgStep(unrolled.prediction.value_logits[:, 0], state, UnrollInfo(unrolled, rollout_info))
+        return AlgStep((), state, UnrollInfo(unrolled, rollout_info))
 
     def after_update(self, progress: Progress) -> None:
         if self._target_model is not None and self._target_update is not None:
@@ -226,7 +217,7 @@ class MuzeroRepresentationImpl(Algorithm):
         ends = [0, targets.value.shape[-1] - 1]
         value = self.model.value_of(unrolled.prediction.value_logits[..., ends, :])
         target, known_ends = targets.value[..., ends], known[..., ends]
-        entropy = -(log_policy.exp() * log_policy).sum(-1)
+        entropy = categorical_entropy(log_policy)
         target_entropy = -torch.xlogy(targets.policy, targets.policy).sum(-1)
         report = masked_means({"policy/entropy": entropy, "policy/target_entropy": target_entropy}, policy_mask)
         report |= {"value/mean": value[..., 0].mean(), "value/target_mean": target[..., 0].mean()}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from alfish.data_structures import TimeStep
+from alfish.ops.returns import n_step_return
 
 
 class MuzeroTargets(NamedTuple):
@@ -17,7 +18,7 @@ class MuzeroTargets(NamedTuple):
     Attributes:
         action: the action that led to row min(p + k + 1, E(p)).
         reward: received on arriving at c; 0 beyond the end of the episode.
-        value: see `n_step_values`; 0 where the game is over.
+        value: see `value_targets`; 0 where the game is over.
         policy: `[B, T, R+1, A]`, the search policy stored at c.
         beyond_episode_end: bool, p + k > E(p).
         game_over: bool, c is E(p) and its discount is 0: no reward can follow.
@@ -68,54 +69,45 @@ def bootstrap_rows(end_row: torch.Tensor, num_steps: int, num_rows: int) -> torc
     return torch.minimum(rows, end_row[:, :num_rows])
 
 
-def n_step_values(
+def value_targets(
     reward: torch.Tensor,
     discount: torch.Tensor,
     value: torch.Tensor,
     end_row: torch.Tensor,
     num_steps: int,
     gamma: float,
-    num_rows: int,
 ) -> torch.Tensor:
-    """n-step returns, bootstrapped from stored values (Schrittwieser et al. 2020, section 3 and appendix G).
+    """n-step returns (Schrittwieser et al. 2020, section 3 and appendix G), 0 where the game is over.
 
-    With m = min(n, E(c) − c)::
+    With m = min(n, E(c) - c) and V(E) = 0 at the end of a game::
 
-        z(c) = Σ_{j=1..m} γ^{j−1} (Π_{i=c..c+j−1} discount[i]) reward[c+j] + γ^m (Π_{i=c..c+m} discount[i]) value[c+m]
+        z(c) = sum_{j=1..m} gamma^{j-1} (prod_{i=c+1..c+j-1} discount[i]) reward[c+j]
+               + gamma^m (prod_{i=c+1..c+m} discount[i]) V[c+m]
 
-    The discounts are those of the environment (0 at the end of a game, 1 elsewhere), so z is 0 where the game is over,
-    a game's end inside the n steps ends the sum, and a time limit's LAST row is bootstrapped.
+    A game's end inside the n steps ends the sum; a time limit's LAST row is bootstrapped.
 
     Args:
         reward: `[B, L]`, received on arriving at a row.
-        discount: `[B, L]`.
-        value: `[B, L]`, of the stored search.
+        discount: `[B, L]`, the environment's: 0 at the end of a game.
+        value: `[B, L]`, V; read at `bootstrap_rows` only.
         end_row: `[B, L]`, E.
-        num_steps: n, at least 0.
+        num_steps: n, at least 1.
         gamma: in [0, 1].
-        num_rows: how many of the first rows get a value; `num_rows + n` must not exceed L.
 
     Returns:
-        `[B, num_rows]`.
+        `[B, L - 1]`; what stands within n rows of the block's end looks less than n steps ahead.
     """
-    row = torch.arange(num_rows, device=reward.device).expand(reward.shape[0], -1)
-    end = end_row[:, :num_rows]
-    total = torch.zeros_like(reward[:, :num_rows])
-    weight = discount[:, :num_rows].clone()
-    for _ in range(num_steps):
-        inside = row < end
-        row = torch.where(inside, row + 1, row)
-        total += torch.where(inside, weight * reward.gather(1, row), 0.0)
-        weight = torch.where(inside, weight * gamma * discount.gather(1, row), weight)
-    return total + weight * value.gather(1, row)
+    ends = end_row == torch.arange(end_row.shape[1], device=end_row.device)
+    value = value.masked_fill(ends & (discount == 0.0), 0.0)
+    return n_step_return(reward, discount, value, ends, gamma, num_steps)
 
 
 def muzero_targets(
     rows: TimeStep,
+    end_row: torch.Tensor,
     action_index: torch.Tensor,
     policy: torch.Tensor,
     value: torch.Tensor,
-    position: torch.Tensor,
     num_unroll_steps: int,
     num_bootstrap_steps: int,
     gamma: float,
@@ -124,20 +116,17 @@ def muzero_targets(
 
     Args:
         rows: `[B, L]`; observations are not looked at.
+        end_row: `[B, L]`, E, from `episode_end_rows`.
         action_index: `[B, L]` int64 in `0 … A−1`, the action that led to each row (`prev_action`).
         policy: `[B, L, A]`, of the stored search.
-        value: `[B, L]`, of the stored search.
-        position: `[B, L]`, see BatchInfo.
+        value: `[B, L]`, what returns are bootstrapped from; read at `bootstrap_rows` only.
         num_unroll_steps: R.
         num_bootstrap_steps: K, the n of the n-step return.
         gamma: the discount per step.
     """
     length = rows.reward.shape[1]
     num_starts = length - num_unroll_steps - num_bootstrap_steps
-    num_rows = num_starts + num_unroll_steps
-    end_row = episode_end_rows(rows.is_last(), position)
-    values = n_step_values(rows.reward, rows.discount, value, end_row, num_bootstrap_steps, gamma, num_rows)
-
+    values = value_targets(rows.reward, rows.discount, value, end_row, num_bootstrap_steps, gamma)
     batch = torch.arange(rows.reward.shape[0], device=rows.reward.device)[:, None, None]
     start = torch.arange(num_starts, device=rows.reward.device)[:, None]
     wanted = start + torch.arange(num_unroll_steps + 1, device=rows.reward.device)

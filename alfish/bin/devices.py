@@ -4,13 +4,11 @@ import torch
 
 
 def select(name: str) -> torch.device:
-    """The device of a `--device` flag; `auto` takes the GPU if there is one. On a CPU, torch then uses one thread.
+    """The device of a `--device` flag; `auto` takes the GPU if there is one.
 
     Raises:
         ValueError: there is no such device here.
     """
-    # The last bits of a sum depend on how many threads add it: a run shall be the same on any number of cores.
-    torch.set_num_threads(1)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -73,7 +73,7 @@ def _train(trainer: Trainer, folder: pathlib.Path, device: torch.device, given: 
     curves = CsvWriter(folder / run_folder.METRICS), TensorBoardWriter(folder / run_folder.TENSORBOARD)
     console = ConsoleWriter(trainer.total_env_steps, sys.stdout)
     resumed = trainer.open(folder, Summaries([*curves, console]))
-    if trainer.progress.env_steps >= trainer.total_env_steps:
+    if trainer.finished:
         screens.print_complete(trainer, folder)
         return command_line.DONE
     changes = run_folder.save_config(folder, trainer.progress.env_steps)
@@ -84,8 +84,7 @@ def _train(trainer: Trainer, folder: pathlib.Path, device: torch.device, given: 
     console.close()
     run_folder.save_operative_config(folder)
     screens.print_end(trainer, folder, evaluation, given.device)
-    unfinished = trainer.progress.env_steps < trainer.total_env_steps
-    if unfinished and stopped.signal_number is not None:
+    if not trainer.finished and stopped.signal_number is not None:
         return 128 + stopped.signal_number
     return command_line.DONE
 

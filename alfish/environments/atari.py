@@ -10,8 +10,9 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from alfish.checks import check_at_least
 from alfish.environments import optional
-from alfish.environments.environment import VectorEnvironment, check_at_least
+from alfish.environments.environment import VectorEnvironment
 from alfish.environments.gymnasium_environment import GymnasiumEnvironment
 
 _FRAMES_PER_SECOND = 60

@@ -2,11 +2,11 @@
 
 import abc
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from alfish import nest
 from alfish.data_structures import TimeStep
@@ -170,17 +170,13 @@ class BoundaryChecks:
         except EnvironmentFault:
             raise
         except Exception as error:
-            index = getattr(error, "index", None)  # of a LostWorkerError
+            index = getattr(error, "index", None)  # of a worker's error
             raise self.fault(index, f"raised {type(error).__name__}: {error}") from error
         seconds = time.perf_counter() - began
         if seconds > self.slowest_call_seconds:
             if seconds > self._slow_call_seconds >= self.slowest_call_seconds:
-                warnings.warn(
-                    f"{locate(self._name, None, self._num_envs)}, row {self._now}: took {seconds:.1f} s; "
-                    "everything else waits meanwhile",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                where = f"{locate(self._name, None, self._num_envs)}, row {self._now}"
+                logging.warning("%s: took %.1f s; everything else waits meanwhile", where, seconds)
             self.slowest_call_seconds = seconds
         return result
 
@@ -226,13 +222,3 @@ class BoundaryChecks:
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         element = f"{path}{list(index[1:])}" if len(index) > 1 else path
         return self.fault(index[0], f"{element} is {source[index]}; expected {expected}")
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Checks a count.
-
-    Raises:
-        ValueError: it is not a whole number of at least `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; expected a whole number of at least {least}")

@@ -12,8 +12,9 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
+from alfish.checks import check_at_least
 from alfish.environments import optional, workers
-from alfish.environments.environment import VectorEnvironment, check_at_least
+from alfish.environments.environment import VectorEnvironment
 from alfish.environments.faults import EnvironmentFault
 from alfish.environments.guarded_environment import EnvironmentMaker
 from alfish.environments.gymnasium_environment import GymnasiumEnvironment
@@ -43,7 +44,8 @@ def make_gymnasium(
     (docs/adding_an_environment.md).
 
     Args:
-        name: as registered, e.g. `"CartPole-v1"`; `"module:Name-v0"` imports the module first.
+        name: as registered, e.g. `"CartPole-v1"`; `"module:Name-v0"` imports the module first. `"ALE/Pong-v5"` is the
+            game as ale-py registers it, with frames `(210, 160, 3)`; `make_atari` has the usual preprocessing.
         num_envs: B, at least 1.
         vectorization: `"sync"` steps one environment after the other in this process; `"async"` each in a worker
             process of its own, for environments that take a millisecond or more; `"native"` uses the environment's own
@@ -73,8 +75,8 @@ def make_gymnasium(
         raise ValueError(f"vectorization is {vectorization!r}; expected 'sync', 'async' or 'native'")
     spec = _find_spec(name)
     native = vectorization == "native"
-    if native and wrappers:
-        raise ValueError(f"wrappers cannot be applied to the native vector environment of {name!r}; use 'sync'")
+    if native:
+        _check_native(spec, name, wrappers)
     if rebuild_on_reset is None:
         rebuild_on_reset = name.startswith(_KEEPS_STATE)
     with _naming_missing_packages(spec):
@@ -113,6 +115,15 @@ def _vector_maker(
         return lambda: workers.start(makers)
     # copy=False: its one buffer is copied into the row before the next step.
     return lambda: SyncVectorEnv(makers, copy=False)
+
+
+def _check_native(spec: EnvSpec, name: str, wrappers: Sequence[Callable[[gymnasium.Env], gymnasium.Env]]) -> None:
+    if wrappers:
+        raise ValueError(f"wrappers cannot be applied to the native vector environment of {name!r}; use 'sync'")
+    if spec.namespace == "ALE":
+        raise ValueError(
+            f"the native vector environment of {name!r} clips rewards and stacks frames unasked; use make_atari"
+        )
 
 
 def _native_maker(spec: EnvSpec, num_envs: int, kwargs: dict[str, Any]) -> Callable[[], VectorEnv]:

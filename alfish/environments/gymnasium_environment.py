@@ -9,6 +9,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from alfish import nest
+from alfish.checks import check_at_least
 from alfish.data_structures import StepType, TimeStep
 from alfish.environments import optional, spaces, workers
 from alfish.environments.environment import ArrayLayout, BoundaryChecks, VectorEnvironment
@@ -87,8 +88,7 @@ class GymnasiumEnvironment(VectorEnvironment):
 
     def reset(self, seed: int, out: TimeStep) -> None:
         """See VectorEnvironment."""
-        if seed < 0:
-            raise ValueError(f"the seed of {self.name!r} is {seed}; expected 0 or more")
+        check_at_least(f"the seed of {self.name!r}", seed, 0)
         if self._was_reset and self._rebuild_on_reset:
             self.close()
             self._env = self._make()

@@ -5,11 +5,13 @@ Calls have a deadline, a death is noticed, and none is left behind.
 
 import contextlib
 import multiprocessing
+import queue
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import gymnasium
+from absl import logging
 from gymnasium.vector import AsyncVectorEnv
 
 from alfish.environments.faults import EnvironmentFault
@@ -31,23 +33,46 @@ class LostWorkerError(RuntimeError):
         self.index = index
 
 
+class WorkerError(RuntimeError):
+    """A worker process failed outside of its environment, as when it cannot pickle an info; its traceback is a note.
+
+    Attributes:
+        index: of its environment.
+    """
+
+    def __init__(self, message: str, index: int, trace: str):
+        super().__init__(message)
+        self.index = index
+        self.add_note(trace)
+
+
 class QuietAsyncVectorEnv(AsyncVectorEnv):
-    """An AsyncVectorEnv that raises a worker's error as it is.
+    """An AsyncVectorEnv that raises the first worker's error: an EnvironmentFault as it is, any other as a WorkerError.
 
     Gymnasium's own warns of every traceback several times over, which buries the line that says what happened, and
-    raises the error of whichever worker was last.
+    raises the error of whichever worker was last, by a constructor that may want other arguments.
     """
 
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
-        failures = list(successes).count(False)
-        found = sorted(
-            (self.error_queue.get(timeout=_CLOSE_SECONDS) for _ in range(failures)), key=lambda item: item[0]
-        )
-        for index, *_ in found:
+        failed = [index for index, success in enumerate(successes) if not success]
+        if not failed:
+            return
+        for index in failed:
             self.parent_pipes[index].close()
-        if found:
-            _, kind, error, trace = found[0]
-            raise error if isinstance(error, EnvironmentFault) else kind(f"{trace}\n{error}")
+        found = sorted(self._errors(len(failed)), key=lambda item: item[0])
+        if not found:
+            raise LostWorkerError("its worker process failed, and its error could not be sent here", failed[0])
+        index, kind, error, trace = found[0]
+        raise error if isinstance(error, EnvironmentFault) else WorkerError(f"{kind.__name__}: {error}", index, trace)
+
+    def _errors(self, count: int) -> Iterator[tuple[int, type[BaseException], BaseException, str]]:
+        for _ in range(count):
+            try:
+                yield self.error_queue.get(timeout=_CLOSE_SECONDS)
+            except queue.Empty:
+                return  # one that the worker could not pickle
+            except Exception as error:
+                logging.warning("an error of a worker process cannot be unpickled here: %r", error)
 
 
 def reset(env: gymnasium.vector.VectorEnv, seed: Any) -> Any:
@@ -55,6 +80,7 @@ def reset(env: gymnasium.vector.VectorEnv, seed: Any) -> Any:
 
     Raises:
         LostWorkerError: a worker died or hung.
+        WorkerError: a worker failed outside of its environment.
     """
     if not isinstance(env, AsyncVectorEnv):
         return env.reset(seed=seed)
@@ -70,6 +96,7 @@ def step(env: gymnasium.vector.VectorEnv, actions: Any) -> Any:
 
     Raises:
         LostWorkerError: a worker died or hung.
+        WorkerError: a worker failed outside of its environment.
     """
     if not isinstance(env, AsyncVectorEnv):
         return env.step(actions)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from alfish import nest, specs
+from alfish.checks import check_at_least
 from alfish.data_structures import BatchInfo, Experience, RowsNeeded, TimeStep
 from alfish.experience_replayers.checks import check_keys
 from alfish.experience_replayers.episode_index import EpisodeIndex
@@ -124,8 +125,7 @@ class ReplayBuffer:
         Raises:
             ValueError: `batch_size` is not positive, or too few rows are stored.
         """
-        if batch_size <= 0:
-            raise ValueError(f"ReplayBuffer.sample: batch_size={batch_size} must be positive")
+        check_at_least("the batch_size of ReplayBuffer.sample", batch_size, 1)
         first = self._ring.oldest + self._rows_needed.past
         last = self._ring.newest - self._segment_length + 1
         if last < first:
@@ -231,8 +231,7 @@ def _check_arguments(
     if not isinstance(spec, Experience) or not isinstance(spec.time_step, TimeStep):
         raise ValueError(f"ReplayBuffer: spec={spec}: expected an Experience with a TimeStep, of TensorSpecs")
     for name, value in (("num_envs", num_envs), ("capacity", capacity), ("segment_length", segment_length)):
-        if value <= 0:
-            raise ValueError(f"ReplayBuffer: {name}={value} must be positive")
+        check_at_least(f"ReplayBuffer.{name}", value, 1)
     if min(rows_needed) < 0 or rows_needed.future_observations > rows_needed.future:
         raise ValueError(f"ReplayBuffer: {rows_needed}: expected 0 <= future_observations <= future and 0 <= past")
     block = rows_needed.past + segment_length + rows_needed.future

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from alfish import nest
+from alfish.checks import check_at_least
 from alfish.experience_replayers.checks import check_count, check_keys, check_stored, check_tensors
 
 # All copies are numpy's, and of one thread: a copy by torch waits for its slowest thread, and where other processes
@@ -34,8 +35,8 @@ class Ring:
     """
 
     def __init__(self, spec: nest.Nest, num_envs: int, length: int):
-        if num_envs <= 0 or length <= 0:
-            raise ValueError(f"Ring: num_envs={num_envs} and length={length} must both be positive")
+        check_at_least("Ring.num_envs", num_envs, 1)
+        check_at_least("Ring.length", length, 1)
         self.spec = spec
         self.num_envs = num_envs
         self.length = length

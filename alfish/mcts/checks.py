@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from alfish import nest
+from alfish.checks import check_at_least
 from alfish.mcts import kernels
 from alfish.mcts.kernels import LARGEST_Q
 from alfish.mcts.records import RootNode, Step
@@ -21,8 +22,7 @@ def check_root(root: RootNode, num_simulations: int, legal_mask: torch.Tensor | 
         if leaf.dim() == 0 or leaf.shape[0] != num_trees:
             shape = tuple(leaf.shape)
             raise ValueError(f"root.latent {path} has the shape {shape}; expected [B, ...] with B = {num_trees}")
-    if isinstance(num_simulations, bool) or not isinstance(num_simulations, int) or num_simulations < 0:
-        raise ValueError(f"num_simulations is {num_simulations!r}; expected a whole number of at least 0")
+    check_at_least("num_simulations", num_simulations, 0)
     if legal_mask is not None:
         _check_shape("legal_mask", legal_mask, (num_trees, num_actions))
         if legal_mask.dtype != torch.bool:

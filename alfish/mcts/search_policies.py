@@ -7,6 +7,7 @@ import torch
 
 from alfish.mcts.records import Model, PuctSettings, RootNode, SearchResult
 from alfish.mcts.search import search
+from alfish.ops.distributions import sample_categorical
 
 
 class PolicyOutput(NamedTuple):
@@ -118,4 +119,4 @@ def sample_action(policy: torch.Tensor, temperature: float) -> torch.Tensor:
     logits = policy.log()
     # The maximum is taken off before the division, so that a small temperature cannot overflow.
     logits = (logits - logits.amax(dim=1, keepdim=True)) / temperature
-    return torch.multinomial(torch.softmax(logits, dim=1), 1).squeeze(1)
+    return sample_categorical(logits)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import gin
 import torch
 
+from alfish.checks import check_at_least
 from alfish.networks.latents import normalize_latent
 from alfish.specs import TensorSpec
 
@@ -45,8 +46,7 @@ class ResidualBlock(torch.nn.Module):
 
 def _check_sizes(owner: str, **sizes: int) -> None:
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{owner}.{name} is {size}; it must be at least 1")
+        check_at_least(f"{owner}.{name}", size, 1)
 
 
 def _tower(channels: int, num_blocks: int) -> list[torch.nn.Module]:
@@ -73,10 +73,8 @@ class ImageEncoding(torch.nn.Module):
         super().__init__()
         if not isinstance(observation_spec, TensorSpec) or len(observation_spec.shape) != 3:
             raise ValueError(f"ImageEncoding reads one (channels, height, width) image, not {observation_spec}")
-        if channels < 2 or num_blocks < 1:
-            raise ValueError(
-                f"ImageEncoding.channels is {channels} and num_blocks {num_blocks}; they must be at least 2 and 1"
-            )
+        check_at_least("ImageEncoding.channels", channels, 2)
+        check_at_least("ImageEncoding.num_blocks", num_blocks, 1)
         depth, height, width = observation_spec.shape
         half = channels // 2
         self._scale = 1.0 / 255.0 if observation_spec.dtype == torch.uint8 else 1.0

@@ -4,6 +4,7 @@ import gin
 import torch
 
 from alfish import nest, specs
+from alfish.checks import check_at_least
 
 
 class ObservationTransform:
@@ -75,8 +76,7 @@ class FrameStack(ObservationTransform):
 
     def __init__(self, observation_spec: nest.Nest, num_frames: int = 4):
         super().__init__(observation_spec)
-        if num_frames < 1:
-            raise ValueError(f"FrameStack.num_frames is {num_frames}; it must be at least 1")
+        check_at_least("FrameStack.num_frames", num_frames, 1)
         self.num_frames = num_frames
         self.past_rows = num_frames - 1
 
@@ -85,7 +85,6 @@ class FrameStack(ObservationTransform):
                 raise ValueError(f"FrameStack cannot stack the scalar observation {path!r}; give it the shape (1,)")
             return specs.TensorSpec((num_frames * spec.shape[0], *spec.shape[1:]), spec.dtype)
 
-        self._frame_spec = observation_spec
         self.output_spec = nest.map_with_path(stacked, observation_spec)
 
     def initial_state(self, batch_size: int, device: torch.device | str) -> nest.Nest:

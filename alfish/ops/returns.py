@@ -10,6 +10,8 @@ The discount factor of the algorithm is `gamma`; the environment's discount mult
 
 import torch
 
+from alfish.checks import check_at_least
+
 
 def generalized_advantage_estimate(
     reward: torch.Tensor,
@@ -117,8 +119,7 @@ def n_step_return(
         ValueError: the shapes are not one common `[B, T+1]` with T >= 1, or `num_steps` is below 1.
     """
     _check_rows(reward, discount, value, is_last)
-    if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}; an n-step return needs at least 1 step")
+    check_at_least("num_steps", num_steps, 1)
     ends = is_last[:, :-1]
     decay = discount[:, 1:] * gamma
     estimate = value

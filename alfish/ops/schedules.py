@@ -80,17 +80,23 @@ class StepSchedule:
         return self._values[bisect.bisect_right(self._boundaries, fraction)]
 
 
-def as_schedule(value: float | Schedule, name: str) -> Schedule:
+def as_schedule(value: float | Schedule, name: str, minimum: float = -math.inf) -> Schedule:
     """A schedule from a number or a schedule.
 
     Args:
         value: a number, or a function of the fraction of the run.
         name: of the argument, for the message.
+        minimum: what it must not fall below anywhere in the run; looked at every hundredth of it.
 
     Raises:
-        ValueError: it is neither, or not finite.
+        ValueError: it is neither, or not finite, or below the minimum somewhere.
     """
-    return value if callable(value) else ConstantSchedule(_finite(value, name))
+    schedule = value if callable(value) else ConstantSchedule(_finite(value, name))
+    for step in range(101):
+        number = _finite(schedule(step / 100), f"{name} at {step} % of the run")
+        if number < minimum:
+            raise ValueError(f"{name} is {number} at {step} % of the run; it must be at least {minimum:g} everywhere")
+    return schedule
 
 
 def _finite(value: float, name: str) -> float:

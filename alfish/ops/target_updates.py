@@ -3,6 +3,8 @@
 import gin
 import torch
 
+from alfish.checks import check_at_least
+
 
 @torch.no_grad()
 def update_target(target: torch.nn.Module, source: torch.nn.Module, tau: float = 1.0) -> None:
@@ -47,8 +49,7 @@ class TargetUpdate:
     def __init__(self, tau: float = 1.0, period: int = 1):
         if not 0.0 < tau <= 1.0:
             raise ValueError(f"TargetUpdate.tau is {tau}; expected a number in (0, 1]")
-        if period < 1:
-            raise ValueError(f"TargetUpdate.period is {period}; expected a number of updates >= 1")
+        check_at_least("TargetUpdate.period", period, 1)
         self._tau = tau
         self._period = period
 

@@ -6,6 +6,8 @@ from typing import Protocol
 import gin
 import torch
 
+from alfish.checks import check_at_least
+
 
 class ValueTransform(Protocol):
     """A strictly increasing function of a value and its inverse, both elementwise and differentiable."""
@@ -103,8 +105,7 @@ class CategoricalSupport(torch.nn.Module):
 
     def __init__(self, minimum: float, maximum: float, num_bins: int, transform: ValueTransform | None = None):
         super().__init__()
-        if num_bins < 2:
-            raise ValueError(f"CategoricalSupport.num_bins is {num_bins}; expected at least 2")
+        check_at_least("CategoricalSupport.num_bins", num_bins, 2)
         if not (math.isfinite(minimum) and math.isfinite(maximum) and minimum < maximum):
             raise ValueError(
                 f"CategoricalSupport.minimum is {minimum} and .maximum is {maximum}; expected two finite numbers, the "

@@ -70,6 +70,16 @@ class Actor:
         held = nest.map_structure(torch.clone, (self._state, self._transform_state))
         return {"held": nest.leaves(held), "follows_last": self._follows_last.clone()}
 
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises a ValueError if the state is of another recurrent network or another number of environments."""
+        expected = [tuple(leaf.shape) for leaf in nest.leaves(self._initial_state)]
+        found = [tuple(leaf.shape) for leaf in state["held"]]
+        if expected != found:
+            raise ValueError(
+                f"the checkpoint's acting states have the shapes {found}, this run's have {expected}; use the "
+                "configuration of the run that wrote it, or begin a new run in another folder"
+            )
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         held = [leaf.to(self._device) for leaf in state["held"]]

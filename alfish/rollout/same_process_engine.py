@@ -104,6 +104,19 @@ class SameProcessEngine:
         rows = nest.map_structure(lambda leaf: leaf[-keep:].clone(), self._window.time_step)
         return {"started": self._started, "rows": nest.leaves(rows), "actor": self._actor.state_dict()}
 
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises a ValueError if the state is of other environments or another number of them."""
+        keep = self._window.past_rows + 1
+        expected = [(tuple(leaf[:keep].shape), leaf.dtype) for leaf in nest.leaves(self._window.time_step)]
+        found = [(tuple(leaf.shape), leaf.dtype) for leaf in state["rows"]]
+        if expected != found:
+            raise ValueError(
+                f"the checkpoint's rows (rows, environments, ...) are {found}, this run's are {expected}: the "
+                "environment, Trainer.num_envs or the frame stack has changed; set it back, or begin a new run in "
+                "another folder"
+            )
+        self._actor.check_state_dict(state["actor"])
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned; the next step resets the environments."""
         keep = self._window.past_rows + 1

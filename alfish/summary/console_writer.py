@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
+from alfish.checks import check_at_least
 from alfish.data_structures import Progress
 
 TIME_PREFIX = "time/"
@@ -26,8 +27,7 @@ class ConsoleWriter:
     """
 
     def __init__(self, total_env_steps: int, stream: TextIO | None = None):
-        if total_env_steps < 1:
-            raise ValueError(f"ConsoleWriter: total_env_steps is {total_env_steps}; expected at least 1")
+        check_at_least("ConsoleWriter.total_env_steps", total_env_steps, 1)
         self._total = total_env_steps
         self._stream = sys.stderr if stream is None else stream
         self._rewrites = self._stream.isatty()

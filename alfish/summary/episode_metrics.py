@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from alfish.checks import check_at_least
 from alfish.data_structures import StepType, TimeStep
 
 RECENT_EPISODES = 100
@@ -25,8 +26,7 @@ class EpisodeMetrics:
     """
 
     def __init__(self, num_envs: int):
-        if num_envs < 1:
-            raise ValueError(f"EpisodeMetrics: num_envs is {num_envs}; expected at least 1")
+        check_at_least("EpisodeMetrics.num_envs", num_envs, 1)
         self._num_envs = num_envs
         # float64, so that the return of a long episode does not depend on how many rewards came before.
         self._open_returns = np.zeros(num_envs, np.float64)

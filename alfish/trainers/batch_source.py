@@ -13,6 +13,7 @@ import torch
 
 from alfish import nest, specs
 from alfish.algorithms.algorithm import Algorithm
+from alfish.checks import check_at_least
 from alfish.data_structures import BatchInfo, Experience, Progress, TimeStep
 from alfish.experience_replayers.replay_buffer import ReplayBuffer
 from alfish.networks.preprocessing import ObservationTransform, episode_begins
@@ -64,11 +65,17 @@ class BatchSource:
         context: what it is built from.
 
     Raises:
-        ValueError: the algorithm has a recurrent state, which no source of this version keeps in order.
+        ValueError: the algorithm has a recurrent state, which no source of this version keeps in order, or asks for
+            rows before the segment.
     """
 
     def __init__(self, context: SourceContext):
         self._context = context
+        if context.algorithm.rows_needed().past:
+            raise ValueError(
+                f"{type(context.algorithm).__name__}.rows_needed() asks for {context.algorithm.rows_needed().past} "
+                "rows before the segment; only an observation transform (FrameStack) can have those"
+            )
         if nest.leaves(context.algorithm.initial_state(1)):
             raise ValueError(
                 f"{type(context.algorithm).__name__} has a recurrent state; {type(self).__name__} hands out rows "
@@ -125,9 +132,13 @@ class BatchSource:
                 num_rows = nest.leaves(observation)[0].shape[1]
                 observation = context.transform.unroll(observation, begins[:, :num_rows])
                 time_step = nest.map_structure(lambda leaf: leaf[:, past:], time_step._replace(observation=()))
+            # As when acting: batch normalisation and dropout must not tell targets from what was acted on.
+            training = context.algorithm.training
+            context.algorithm.eval()
             inputs, info = context.algorithm.preprocess_experience(
                 time_step._replace(observation=observation), rollout_info, batch_info
             )
+            context.algorithm.train(training)
         return TrainBatch(inputs, info, batch_info.importance_weight)
 
 
@@ -175,16 +186,13 @@ class OnPolicyBatches(BatchSource):
         self._window = window
 
     def batches(self, progress: Progress) -> Iterator[TrainBatch]:
-        assert self._window is not None, "batches() before add()"
+        if self._window is None:
+            return
         inputs, info = self._mixed_rows(nest.map_structure(lambda leaf: leaf.transpose(0, 1), self._window))
         self._window = None
-        if self._context.algorithm.trains_on_last_rows:
-            rows = torch.arange(inputs.reward.shape[0], device=inputs.reward.device)
-        else:
-            rows = torch.nonzero(~inputs.is_last()).squeeze(1)  # on a GPU one synchronisation per window
         for _ in range(self._num_epochs):
-            order = torch.from_numpy(self._context.generator.permutation(rows.shape[0])).to(rows.device)
-            for chosen in rows[order].split(self._mini_batch_size):
+            order = torch.from_numpy(self._context.generator.permutation(inputs.reward.shape[0]))
+            for chosen in order.to(inputs.reward.device).split(self._mini_batch_size):
                 yield self._pick(inputs, info, chosen)
 
     def _mixed_rows(self, window: Experience) -> tuple[TimeStep, nest.Nest]:
@@ -237,13 +245,18 @@ class ReplayBatches(BatchSource):
                 "bind Trainer.batch_source = @OnPolicyBatches"
             )
         rows_needed = context.algorithm.rows_needed()
-        rows_needed = rows_needed._replace(past=rows_needed.past + context.transform.past_rows)
+        rows_needed = rows_needed._replace(past=context.transform.past_rows)
         self._buffer = replay_buffer(
             spec=context.row_specs,
             num_envs=context.num_envs,
             rows_needed=rows_needed,
             segment_length=segment_length,
         )
+        if context.window_length > self._buffer.capacity // context.num_envs:
+            raise ValueError(
+                f"ReplayBuffer.capacity holds {self._buffer.capacity // context.num_envs} rows of each environment, "
+                f"Trainer.window_length is {context.window_length}; the buffer must hold at least one window"
+            )
         self._rows_needed = rows_needed
         self._segment_length = segment_length
         self._rows_for_a_block = segment_length + rows_needed.past
@@ -298,9 +311,3 @@ class ReplayBatches(BatchSource):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._buffer.load_state_dict(state)
-
-
-def check_at_least(name: str, value: int, minimum: int) -> None:
-    """Raises a ValueError that names the setting if `value` is smaller than `minimum`."""
-    if value < minimum:
-        raise ValueError(f"{name} is {value}; it must be at least {minimum}")

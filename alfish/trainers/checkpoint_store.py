@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from absl import logging
 
+from alfish.checks import check_at_least
 from alfish.trainers.checkpoint_files import (
     STATE,
     DamagedCheckpoint,
@@ -75,8 +76,7 @@ class CheckpointStore:
     """
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2):
-        if keep < 1:
-            raise ValueError(f"CheckpointStore: keep is {keep}; expected at least 1")
+        check_at_least("CheckpointStore.keep", keep, 1)
         self._folder = pathlib.Path(folder)
         self._keep = keep
         self._is_clean = False
@@ -104,7 +104,7 @@ class CheckpointStore:
         states = {name: component.state_dict() for name, component in components.items()}
         try:
             self._clean_up()
-            target = self._free_name(f"{step:012d}")
+            target = self._next_name(step)
             self._write(target, step, states)
         except OSError as error:
             raise OSError(
@@ -160,17 +160,13 @@ class CheckpointStore:
         """The folders of all checkpoints, oldest first."""
         if not self._folder.is_dir():
             return []
-        found = []
-        for path in self._folder.iterdir():
-            match = _NAME.fullmatch(path.name)
-            if match and path.is_dir():
-                found.append((int(match[1]), int(match[2] or 1), path))
-        return [path for _, _, path in sorted(found)]
+        found = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+        return sorted(found, key=_step_and_number)
 
     def newest_step(self) -> int | None:
         """The step of the newest checkpoint, verified or not; None if there is none."""
         folders = self.step_folders()
-        return int(folders[-1].name.split("-")[0]) if folders else None
+        return _step_and_number(folders[-1])[0] if folders else None
 
     def _write(self, target: pathlib.Path, step: int, states: Mapping[str, Any]) -> None:
         temporary = self._folder / f"{TEMPORARY_PREFIX}{target.name}"
@@ -190,8 +186,14 @@ class CheckpointStore:
                 shutil.rmtree(path)
             self._is_clean = True
 
+    def _next_name(self, step: int) -> pathlib.Path:
+        """Behind all that are there: saved twice at a step, the first one stays until the second, `-2`, is whole."""
+        folders = [folder for folder in self.step_folders() if _step_and_number(folder)[0] == step]
+        number = _step_and_number(folders[-1])[1] + 1 if folders else 1
+        return self._folder / (f"{step:012d}" if number == 1 else f"{step:012d}-{number}")
+
     def _free_name(self, name: str) -> pathlib.Path:
-        """`name`, or `name-2`, …: saved twice at a step, the first one stays until the second is whole."""
+        """`name`, or `name-2`, … if that is taken."""
         path, number = self._folder / name, 1
         while path.exists():
             number += 1
@@ -279,6 +281,13 @@ class CheckpointStore:
                     "may have taken theirs: this run cannot go on."
                 )
                 raise
+
+
+def _step_and_number(folder: pathlib.Path) -> tuple[int, int]:
+    """The step in a checkpoint's name, and which of those at that step it is, from 1."""
+    match = _NAME.fullmatch(folder.name)
+    assert match is not None
+    return int(match[1]), int(match[2] or 1)
 
 
 def save_weights(path: str | os.PathLike[str], module: torch.nn.Module) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from alfish import specs
 from alfish.algorithms.algorithm import Algorithm
+from alfish.checks import check_at_least
 from alfish.data_structures import TimeStep, time_step_spec
 from alfish.environments.environment import VectorEnvironment
 from alfish.networks.preprocessing import ObservationTransform
@@ -47,8 +48,9 @@ class Evaluation(NamedTuple):
 class Evaluator:
     """Plays episodes with `predict_step`.
 
-    Every environment plays the same number of episodes, so that short episodes are not counted more often than long
-    ones. Torch's random numbers are drawn from a seed of the evaluation's own and the run's are left as they were.
+    Every environment plays the same number of episodes, or one more or less, so that short episodes are not counted
+    more often than long ones. Torch's random numbers are drawn from a seed of the evaluation's own and the run's are
+    left as they were.
 
     Args:
         algorithm: the policy.
@@ -71,17 +73,15 @@ class Evaluator:
         episodes: int = 20,
         max_num_envs: int = 20,
     ):
-        if episodes < 1:
-            raise ValueError(f"Evaluator.episodes is {episodes}; it must be at least 1")
-        if max_num_envs < 1:
-            raise ValueError(f"Evaluator.max_num_envs is {max_num_envs}; it must be at least 1")
+        check_at_least("Evaluator.episodes", episodes, 1)
+        check_at_least("Evaluator.max_num_envs", max_num_envs, 1)
         self._algorithm = algorithm
         self._transform = transform
-        self._make_environment = make_environment
         self._device = device
         self._episodes = episodes
         self._num_envs = min(episodes, max_num_envs)
-        self._environment: VectorEnvironment | None = None
+        # Made now, so that what is wrong with it shows before the run and not hours into it.
+        self._environment = make_environment(num_envs=self._num_envs)
 
     def evaluate(self, seed: int, should_stop: Callable[[], bool] = bool) -> Evaluation:
         """Plays the episodes that the seed decides.
@@ -93,19 +93,18 @@ class Evaluator:
         Raises:
             EvaluationStopped: `should_stop` said so.
         """
-        if self._environment is None:
-            self._environment = self._make_environment(num_envs=self._num_envs)
         training = self._algorithm.training
         self._algorithm.eval()
         cuda_devices = [self._device] if self._device.type == "cuda" else []
         try:
             with torch.inference_mode(), torch.random.fork_rng(cuda_devices):
                 torch.manual_seed(seed)
-                return self._play(self._environment, seed, should_stop)
+                return self._play(seed, should_stop)
         finally:
             self._algorithm.train(training)
 
-    def _play(self, environment: VectorEnvironment, seed: int, should_stop: Callable[[], bool]) -> Evaluation:
+    def _play(self, seed: int, should_stop: Callable[[], bool]) -> Evaluation:
+        environment = self._environment
         row: TimeStep = specs.zeros(
             time_step_spec(environment.observation_spec, environment.action_spec), (self._num_envs,)
         )
@@ -132,9 +131,7 @@ class Evaluator:
 
     def close(self) -> None:
         """Closes the environments."""
-        if self._environment is not None:
-            self._environment.close()
-            self._environment = None
+        self._environment.close()
 
 
 class BestWeights:

@@ -9,6 +9,7 @@ import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
+from alfish.checks import check_at_least
 from alfish.data_structures import TimeStep, time_step_spec
 from alfish.environments.environment import VectorEnvironment
 from alfish.networks.preprocessing import ObservationTransform
@@ -42,6 +43,11 @@ class Experiment:
         evaluation_environment: makes the environments of evaluation and play, given `num_envs`; None takes
             `environment`.
         observation_transform: makes the transform, given the spec of a stored observation.
+        cpu_threads: threads of torch's operations on the CPU, at least 1; set when the parts are built. More than 1
+            pays for large networks only, and changes the last digits of sums.
+
+    Raises:
+        ValueError: `cpu_threads` is smaller than 1.
     """
 
     def __init__(
@@ -50,7 +56,10 @@ class Experiment:
         algorithm: Callable[..., Algorithm] = gin.REQUIRED,
         evaluation_environment: Callable[..., VectorEnvironment] | None = None,
         observation_transform: Callable[[nest.Nest], ObservationTransform] = ObservationTransform,
+        cpu_threads: int = 1,
     ):
+        check_at_least("Experiment.cpu_threads", cpu_threads, 1)
+        self._cpu_threads = cpu_threads
         self._environment = environment
         self._algorithm = algorithm
         self.evaluation_environment = evaluation_environment or environment
@@ -77,6 +86,7 @@ class Experiment:
                 f"the environments cannot be rendered: {getattr(make_environment, '__name__', make_environment)} takes "
                 "no argument render_mode; give it one that may be None or 'rgb_array'"
             )
+        torch.set_num_threads(self._cpu_threads)
         environment = make_environment(num_envs=num_envs, **rendering)
         try:
             transform = self._observation_transform(environment.observation_spec)
@@ -88,7 +98,7 @@ class Experiment:
             raise
 
     def evaluator(self, built: Built, device: torch.device) -> Evaluator:
-        """An evaluator of the built algorithm; its environments are made at the first evaluation."""
+        """An evaluator of the built algorithm, with environments of its own."""
         return Evaluator(built.algorithm, built.transform, self.evaluation_environment, device)
 
 

@@ -17,6 +17,16 @@ class Counters:
         self._iteration = 0
         self._env_steps = 0
         self._updates = 0
+        self._finished_at = -1
+
+    @property
+    def finished(self) -> bool:
+        """True once `finish` was called at or after the run's last environment step."""
+        return self._finished_at >= self._total_env_steps
+
+    def finish(self) -> None:
+        """Notes that everything that belongs to the steps so far has been done, the last evaluation included."""
+        self._finished_at = self._env_steps
 
     def progress(self) -> Progress:
         """The counters as they are now."""
@@ -31,12 +41,13 @@ class Counters:
 
     def state_dict(self) -> dict[str, Any]:
         """The counters."""
-        return {"iteration": self._iteration, "env_steps": self._env_steps, "updates": self._updates}
+        counts = {"iteration": self._iteration, "env_steps": self._env_steps, "updates": self._updates}
+        return counts | {"finished_at": self._finished_at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self._iteration, self._env_steps = int(state["iteration"]), int(state["env_steps"])
-        self._updates = int(state["updates"])
+        self._updates, self._finished_at = int(state["updates"]), int(state["finished_at"])
 
 
 def crossed(interval: int | None, before: int, after: int) -> bool:

@@ -14,16 +14,18 @@ class RandomStreams:
     Each stream depends on the seed and its name only, so that adding one changes no other.
 
     Args:
-        seed: a number of at least 0. Seeds torch's global generators too (CPU and GPU).
+        seed: a number of at least 0. Seeds torch's global generators too.
+        device: the device whose generator is saved beside that of the CPU.
 
     Raises:
         ValueError: the seed is negative.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, device: torch.device | None = None):
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must be a whole number of at least 0")
         self._seed = seed
+        self._gpu = device if device is not None and device.type == "cuda" else None
         self._generators: dict[str, np.random.Generator] = {}
         torch.manual_seed(int(self.sequence("torch").generate_state(1)[0]))
 
@@ -40,18 +42,27 @@ class RandomStreams:
     def state_dict(self) -> dict[str, Any]:
         """The state of every stream."""
         state: dict[str, Any] = {
+            "seed": self._seed,
             # JSON, because the 128-bit numbers of PCG64 are no tensors.
             "numpy": {name: json.dumps(each.bit_generator.state) for name, each in self._generators.items()},
             "torch_cpu": torch.get_rng_state(),
         }
-        if torch.cuda.is_available():
-            state["torch_cuda"] = torch.cuda.get_rng_state()
+        if self._gpu is not None:
+            state["torch_cuda"] = torch.cuda.get_rng_state(self._gpu)
         return state
+
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises a ValueError if the state is of another seed."""
+        if state["seed"] != self._seed:
+            raise ValueError(
+                f"the run was started with the seed {state['seed']}, not {self._seed}; give --seed={state['seed']} to "
+                "go on, or another --root_dir for a new run"
+            )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores every stream. Do this last: building and loading other things draws numbers."""
         for name, text in state["numpy"].items():
             self.generator(name).bit_generator.state = json.loads(text)
         torch.set_rng_state(state["torch_cpu"].cpu())
-        if torch.cuda.is_available() and "torch_cuda" in state:
-            torch.cuda.set_rng_state(state["torch_cuda"].cpu())
+        if self._gpu is not None and "torch_cuda" in state:
+            torch.cuda.set_rng_state(state["torch_cuda"].cpu(), self._gpu)

@@ -1,5 +1,6 @@
 """The training loop: collect, store, update, report, evaluate, save."""
 
+import contextlib
 import itertools
 import pathlib
 import time
@@ -9,13 +10,14 @@ import gin
 import torch
 
 from alfish import nest
+from alfish.checks import check_at_least
 from alfish.data_structures import Experience, Progress
 from alfish.rollout.acting import experience_specs
 from alfish.rollout.same_process_engine import SameProcessEngine
 from alfish.summary.episode_metrics import EpisodeMetrics
 from alfish.summary.timers import Timers
 from alfish.summary.writers import Summaries
-from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch, check_at_least
+from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch
 from alfish.trainers.checkpoint_store import CheckpointStore
 from alfish.trainers.evaluator import BestWeights, Evaluation, EvaluationStopped
 from alfish.trainers.experiment import Experiment
@@ -41,8 +43,6 @@ class Trainer:
         checkpoint_interval: environment steps between checkpoints. A checkpoint closes the episodes in flight (as a
             time limit would), so it should be far longer than an episode.
         keep_checkpoints: how many of the newest checkpoints are kept, at least 1.
-        cpu_threads: threads of torch's operations on the CPU, at least 1. More than 1 pays for large networks only, and
-            changes the last digits of sums.
 
     Raises:
         ValueError: a size or an interval is smaller than 1, or parts do not fit together.
@@ -61,7 +61,6 @@ class Trainer:
         evaluation_interval: int | None = gin.REQUIRED,
         checkpoint_interval: int = gin.REQUIRED,
         keep_checkpoints: int = 2,
-        cpu_threads: int = 1,
     ):
         sizes = {"num_envs": num_envs, "window_length": window_length, "total_env_steps": total_env_steps}
         sizes |= {"summary_interval": summary_interval, "checkpoint_interval": checkpoint_interval}
@@ -71,7 +70,6 @@ class Trainer:
         }
         for name, value in sizes.items():
             check_at_least(f"Trainer.{name}", value, 1)
-        torch.set_num_threads(cpu_threads)
         self.total_env_steps = total_env_steps
         self.seed = seed
         self._summary_interval = summary_interval
@@ -80,7 +78,7 @@ class Trainer:
         self._keep_checkpoints = keep_checkpoints
         self._store: CheckpointStore | None = None
         self._summaries = Summaries([])
-        self._random = RandomStreams(seed)
+        self._random = RandomStreams(seed, device)
         self._evaluation_seed = int(self._random.sequence("evaluation").generate_state(1)[0] >> 1)
         self._counters = Counters(total_env_steps)
         self._timers = Timers()
@@ -88,19 +86,18 @@ class Trainer:
         self._means = MeanOfUpdates()
         self._best = BestWeights(None)
         self._stop_requested = False
-        self.built = experiment.build(num_envs, device)
-        try:
-            self._make_parts(experiment, batch_source, device, window_length)
-        except BaseException:
-            self.built.environment.close()
-            raise
+        with contextlib.ExitStack() as opened:
+            self.built = experiment.build(num_envs, device)
+            opened.callback(self.built.environment.close)
+            self._evaluator = experiment.evaluator(self.built, device)
+            opened.callback(self._evaluator.close)
+            self._make_parts(batch_source, device, window_length)
+            # Nothing failed: what is open stays open until `close`.
+            self._opened = opened.pop_all()
 
-    def _make_parts(
-        self, experiment: Experiment, batch_source: type[BatchSource], device: torch.device, window_length: int
-    ) -> None:
+    def _make_parts(self, batch_source: type[BatchSource], device: torch.device, window_length: int) -> None:
         environment, transform, algorithm, row_specs = self.built
         num_envs = environment.num_envs
-        self._evaluator = experiment.evaluator(self.built, device)
         self._updater = Updater(algorithm)
         context = SourceContext(
             algorithm=algorithm,
@@ -124,6 +121,11 @@ class Trainer:
         )
 
     @property
+    def finished(self) -> bool:
+        """True if nothing is left to do, the last evaluation included."""
+        return self._counters.finished
+
+    @property
     def progress(self) -> Progress:
         """How far the run has come."""
         return self._counters.progress()
@@ -141,6 +143,7 @@ class Trainer:
             True if a checkpoint was loaded.
         """
         self._summaries = summaries
+        self._opened.callback(summaries.close)
         self._best = BestWeights(root_dir / "best")
         self._store = CheckpointStore(root_dir / "checkpoints", keep=self._keep_checkpoints)
         return self._store.load(self._components()) is not None
@@ -180,13 +183,17 @@ class Trainer:
         self._summary_started = time.monotonic()
         self._summary_env_steps = self.progress.env_steps
         self._timers.reset()
-        while self.progress.env_steps < last and not self._stop_requested:
+        while not self.finished and not self._stop_requested:
+            if last < self.total_env_steps and self.progress.env_steps >= last:
+                break
             evaluation = self._iterate(last)
-        return evaluation if self.progress.env_steps >= self.total_env_steps else None
+        return evaluation if self.finished else None
 
     def _iterate(self, last: int) -> Evaluation | None:
         before = self.progress.env_steps
-        self._collect()
+        if before < self.total_env_steps:
+            self._collect()
+        # else a stop left out what belongs to the last steps: the updates still due and the last evaluation
         self._update()
         self.built.algorithm.after_train_iter(self.progress)
         now = self.progress.env_steps
@@ -196,6 +203,8 @@ class Trainer:
         evaluation = None
         if complete or crossed(self._evaluation_interval, before, now):
             evaluation = self._evaluate()
+        if complete and evaluation is not None:
+            self._counters.finish()
         if now >= last or self._stop_requested or crossed(self._checkpoint_interval, before, now):
             self.save()
         return evaluation
@@ -263,6 +272,4 @@ class Trainer:
 
     def close(self) -> None:
         """Closes environments and summaries."""
-        self._evaluator.close()
-        self.built.environment.close()
-        self._summaries.close()
+        self._opened.close()

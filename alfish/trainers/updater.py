@@ -53,7 +53,7 @@ class Updater:
         self._parameters = [each for each in algorithm.parameters() if each.requires_grad]
         if not self._parameters:
             raise ValueError(f"{type(algorithm).__name__} has no parameters that can be trained")
-        self._learning_rate = as_schedule(learning_rate, "Updater.learning_rate")
+        self._learning_rate = as_schedule(learning_rate, "Updater.learning_rate", minimum=0.0)
         initial_rate = self._learning_rate(0.0)
         if not (initial_rate > 0 and math.isfinite(initial_rate)):
             raise ValueError(f"Updater.learning_rate is {initial_rate}; it must be a finite number larger than 0")
@@ -61,13 +61,13 @@ class Updater:
         self._max_gradient_norm = math.inf if max_gradient_norm is None else max_gradient_norm
         self._max_skipped_updates = max_skipped_updates
         self._skipped_in_a_row = 0
-        self._skipped_in_all = 0
+        self._buffers_of_algorithm = list(algorithm.buffers())
 
-    def update(self, batch: TrainBatch, progress: Progress) -> dict[str, torch.Tensor]:
+    def update(self, batch: TrainBatch, progress: Progress) -> dict[str, torch.Tensor | float]:
         """Takes one gradient step.
 
         Returns:
-            Scalars to report, as detached tensors.
+            Scalars to report; tensors are detached. `skipped` is 1 for an update that was not finite, else 0.
 
         Raises:
             NonFiniteUpdates: this is the last allowed of several updates in a row that were not finite.
@@ -75,22 +75,23 @@ class Updater:
         learning_rate = self._learning_rate(progress.fraction)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        # The forward pass writes running statistics (batch normalisation): a skipped update takes them back too.
+        buffers = [buffer.clone() for buffer in self._buffers_of_algorithm]
         loss_info = self._loss_info(batch)
         loss = self._mean_loss(loss_info.loss, batch)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_gradient_norm)
         # One synchronisation per update on a GPU, none on the CPU: whether to step must be known before stepping.
-        if bool(torch.isfinite(loss) & torch.isfinite(norm)):
+        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        if finite:
             self._optimizer.step()
             self._skipped_in_a_row = 0
         else:
-            self._skip(loss, norm, loss_info)
-        metrics = {name: _mean(value) for name, value in loss_info.extra.items()}
+            self._skip(loss, norm, loss_info, buffers)
+        metrics: dict[str, torch.Tensor | float] = {name: _mean(value) for name, value in loss_info.extra.items()}
         metrics |= {"loss": loss.detach(), "gradient_norm": norm.detach()}
-        metrics["learning_rate"] = torch.tensor(learning_rate)
-        metrics["skipped_updates"] = torch.tensor(float(self._skipped_in_all))
-        return metrics
+        return metrics | {"learning_rate": learning_rate, "skipped": float(not finite)}
 
     def _loss_info(self, batch: TrainBatch) -> LossInfo:
         # Without a recurrent state time is just more batch: [B, T] is folded to [B·T] for one call and unfolded again.
@@ -107,10 +108,11 @@ class Updater:
         counted = ~batch.inputs.is_last()
         return torch.where(counted, loss, 0.0).sum() / counted.sum().clamp(min=1)
 
-    def _skip(self, loss: torch.Tensor, norm: torch.Tensor, loss_info: LossInfo) -> None:
+    def _skip(self, loss: torch.Tensor, norm: torch.Tensor, loss_info: LossInfo, buffers: list[torch.Tensor]) -> None:
         self._optimizer.zero_grad(set_to_none=True)
+        for buffer, before in zip(self._buffers_of_algorithm, buffers, strict=True):
+            buffer.copy_(before)
         self._skipped_in_a_row += 1
-        self._skipped_in_all += 1
         if self._skipped_in_a_row >= self._max_skipped_updates:
             parts = ", ".join(f"{name} {float(_mean(value)):.4g}" for name, value in loss_info.extra.items())
             raise NonFiniteUpdates(
@@ -122,42 +124,48 @@ class Updater:
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's state and the counts of skipped updates."""
         return {
+            "kind": type(self._optimizer).__name__,
             "optimizer": self._optimizer.state_dict(),
             "skipped_in_a_row": self._skipped_in_a_row,
-            "skipped_in_all": self._skipped_in_all,
         }
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises a CheckpointMismatch if the state is of another optimiser or other parameters."""
+        """Raises a ValueError if the state is of another kind of optimiser or of other parameters."""
+        kind = type(self._optimizer).__name__
+        if state["kind"] != kind:
+            raise ValueError(
+                f"the checkpoint was made with the optimiser {state['kind']}, this run has {kind}; set "
+                "Updater.optimizer back, or begin a new run in another folder"
+            )
         raise_mismatch("the updater", differences(self._optimizer, state["optimizer"]))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        """Restores what `state_dict` returned; the optimiser's settings stay those of this run's config."""
+        settings = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
         self._skipped_in_a_row = int(state["skipped_in_a_row"])
-        self._skipped_in_all = int(state["skipped_in_all"])
 
 
 def _mean(value: torch.Tensor) -> torch.Tensor:
-    return value.detach().float().mean()
+    return value.detach() if value.ndim == 0 else value.detach().float().mean()
 
 
 class MeanOfUpdates:
     """Averages the metrics of the updates since the last summary, without leaving the device."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, torch.Tensor] = {}
+        self._sums: dict[str, torch.Tensor | float] = {}
         self._count = 0
 
-    def add(self, metrics: dict[str, torch.Tensor]) -> None:
+    def add(self, metrics: dict[str, torch.Tensor | float]) -> None:
         """Adds the metrics of one update."""
         self._count += 1
         for name, value in metrics.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def result_and_reset(self) -> dict[str, float]:
-        """The means as numbers; empty if there was no update. One synchronisation per summary."""
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
+    def result_and_reset(self) -> dict[str, torch.Tensor | float]:
+        """The means, still on the device; empty if there was no update."""
+        means = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         return means
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from muzero_parts import ACTION, OBSERVATION, PlainModel, random_block, small_model
 
-from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl, SearchInfo, UnrollInfo
+from alfish.algorithms.mcts_algorithm import SearchInfo
+from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl, UnrollInfo
 from alfish.algorithms.muzero_targets import MuzeroTargets
 from alfish.data_structures import BatchInfo, Progress, RowsNeeded, StepType, TimeStep
 from alfish.models.mcts_model import Prediction

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alfish.algorithms.muzero_targets import bootstrap_rows, episode_end_rows, muzero_targets, n_step_values
+from alfish.algorithms.muzero_targets import bootstrap_rows, episode_end_rows, muzero_targets, value_targets
 from alfish.data_structures import StepType, TimeStep
 
 F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
@@ -27,10 +27,10 @@ def make_targets(rows, positions, values, num_unroll_steps, num_bootstrap_steps,
     policy = torch.eye(length).unsqueeze(0)
     return muzero_targets(
         rows,
+        episode_end_rows(rows.is_last(), torch.tensor([positions])),
         rows.prev_action,
         policy,
         torch.tensor([values], dtype=torch.float32),
-        torch.tensor([positions]),
         num_unroll_steps,
         num_bootstrap_steps,
         gamma,
@@ -56,31 +56,29 @@ def test_bootstrap_rows():
     assert bootstrap_rows(torch.tensor([[1, 1, 5, 5, 5, 5]]), num_steps=2, num_rows=4).tolist() == [[1, 1, 4, 5]]
 
 
-def test_n_step_values_by_hand():
+def test_value_targets_by_hand():
     # Rows 0 1 2 3; the game ends at row 2, γ = 1/2, n = 2, V = 8 everywhere.
     #   z(0) = r1 + γ r2 + γ² · 0 · V = 1 + 2/2 = 2     z(1) = r2 = 2     z(2) = 0, the game is over
-    values = n_step_values(
+    values = value_targets(
         reward=torch.tensor([[0.0, 1.0, 2.0, 0.0]]),
         discount=torch.tensor([[1.0, 1.0, 0.0, 1.0]]),
         value=torch.full((1, 4), 8.0),
         end_row=torch.tensor([[2, 2, 2, 3]]),
         num_steps=2,
         gamma=0.5,
-        num_rows=3,
     )
     assert values.tolist() == [[2.0, 2.0, 0.0]]
 
 
-def test_n_step_values_bootstrap_at_a_time_limit():
+def test_value_targets_bootstrap_at_a_time_limit():
     # The same with discount 1 at row 2: z(0) = 1 + 2/2 + 8/4 = 4, z(1) = 2 + 8/2 = 6, z(2) = V = 8.
-    values = n_step_values(
+    values = value_targets(
         reward=torch.tensor([[0.0, 1.0, 2.0, 0.0]]),
         discount=torch.ones(1, 4),
         value=torch.full((1, 4), 8.0),
         end_row=torch.tensor([[2, 2, 2, 3]]),
         num_steps=2,
         gamma=0.5,
-        num_rows=3,
     )
     assert values.tolist() == [[4.0, 6.0, 8.0]]
 
@@ -138,7 +136,8 @@ def test_targets_after_a_cut_before_the_second_row():
 
 
 def brute_force_value(reward, discount, value, start, end, num_steps, gamma):
-    total, weight, row = 0.0, discount[start], start
+    # Only the end of a game has no value: a MID row with discount 0 (a lost life) has one.
+    total, weight, row = 0.0, 0.0 if start == end and discount[start] == 0 else 1.0, start
     for _ in range(min(num_steps, end - start)):
         row += 1
         total += weight * reward[row]
@@ -146,14 +145,14 @@ def brute_force_value(reward, discount, value, start, end, num_steps, gamma):
     return total + weight * value[row]
 
 
-def test_n_step_values_against_the_definition():
+def test_value_targets_against_the_definition():
     generator = torch.Generator().manual_seed(1)
     reward, value = torch.randn(2, 4, 12, generator=generator)
     is_last = torch.rand(4, 12, generator=generator) < 0.25
     discount = torch.where(is_last & (torch.rand(4, 12, generator=generator) < 0.5), 0.0, 1.0)
     end = episode_end_rows(is_last, torch.arange(12).expand(4, -1))
-    for num_steps in (0, 1, 3, 5):
-        values = n_step_values(reward, discount, value, end, num_steps, 0.9, 12 - num_steps)
+    for num_steps in (1, 3, 5):
+        values = value_targets(reward, discount, value, end, num_steps, 0.9)
         for batch in range(4):
             for row in range(12 - num_steps):
                 arguments = (each[batch].tolist() for each in (reward, discount, value))

@@ -9,6 +9,7 @@ from environment_rows import collect, column, empty_row, same
 from alfish import gin_config, specs
 from alfish.data_structures import StepType
 from alfish.environments.atari import AtariPreprocessing, make_atari
+from alfish.environments.gymnasium_adapter import make_gymnasium
 
 ale_py = pytest.importorskip("ale_py", reason='needs pip install "alfish[atari]"')
 
@@ -23,6 +24,15 @@ def test_specs():
     assert environment.action_spec == specs.BoundedTensorSpec((), torch.int64, 0, 3)
     assert atari("breakout", 1, full_action_set=True).action_spec.num_values == 18
     assert atari("breakout", 1, image_size=96, grayscale=False).observation_spec.shape == (3, 96, 96)
+
+
+def test_the_registered_games_have_no_preprocessing_and_their_vector_environment_is_refused():
+    environment = make_gymnasium("ALE/Pong-v5", 1)
+    environment.close()
+    assert environment.observation_spec.shape == (210, 160, 3)
+    for name in ("ALE/Pong-v5", "ale_py:ALE/MsPacman-v5"):
+        with pytest.raises(ValueError, match=f"native vector environment of '{name}' clips .*; use make_atari"):
+            make_gymnasium(name, 1, "native")
 
 
 @pytest.mark.parametrize("grayscale", [True, False])

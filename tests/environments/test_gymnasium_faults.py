@@ -106,8 +106,8 @@ def test_space_without_tensor_form_is_refused_by_name(space, kind):
         ({"name": "cartpole-v1"}, "did you mean 'CartPole-v1'"),
         ({"name": "Xyzzy"}, "no name is like it"),
         ({"name": "no_such_module:CartPole-v1"}, "'no_such_module' .* PYTHONPATH"),
-        ({"num_envs": 0}, "num_envs is 0; expected a whole number of at least 1"),
-        ({"time_limit": 0}, "time_limit is 0; expected a whole number"),
+        ({"num_envs": 0}, "num_envs is 0; it must be at least 1"),
+        ({"time_limit": 0}, "time_limit is 0; it must be at least 1"),
         ({"vectorization": "fast"}, "'fast'; expected 'sync', 'async' or 'native'"),
         ({"env_kwargs": {"lenght": 3}}, "'lenght'.*did you mean 'length'"),
         ({"env_kwargs": {"max_episode_steps": 3}}, "use time_limit"),
@@ -209,11 +209,12 @@ def test_order_of_calls():
         environment.reset(0, row)
 
 
-def test_slow_call_is_warned_of_once():
+def test_slow_call_is_warned_of_once(caplog):
     checks = BoundaryChecks("slow", 2, None, [], slow_call_seconds=0.001)
-    with pytest.warns(RuntimeWarning, match="'slow', all 2 environments, row 0: took") as caught:
-        checks.call(time.sleep, 0.005)
-    assert len(caught) == 1
-    checks.call(time.sleep, 0.01)  # would raise: warnings are errors in tests
+    checks.call(time.sleep, 0.005)
+    checks.call(time.sleep, 0.01)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("'slow', all 2 environments, row 0: took 0.0 s; ")
     assert checks.slowest_call_seconds >= 0.005
     assert checks.steps().dtype == np.int64

@@ -1,5 +1,6 @@
 """Environments in worker processes: the same rows, readable errors, nothing left behind."""
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -8,7 +9,7 @@ import gin
 import pytest
 import torch
 from environment_rows import collect, empty_row, same
-from toy_environments import Counter, Doubled
+from toy_environments import Counter, Doubled, OddInfo
 
 from alfish import gin_config
 from alfish.environments import workers
@@ -55,6 +56,28 @@ def test_death_of_a_worker_is_noticed():
             collect(environment, seed=0, steps=3)
     finally:
         environment.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("decoding", "raised WorkerError: UnicodeDecodeError: 'utf-8' codec can't decode byte"),
+        ("two arguments", "raised LostWorkerError: its worker process failed, and its error could not be sent here"),
+        ("unpicklable", "raised LostWorkerError: its worker process failed, and its error could not be sent here"),
+    ],
+)
+def test_a_worker_that_fails_outside_of_its_environment(monkeypatch, caplog, error, message):
+    monkeypatch.setattr(workers, "_CLOSE_SECONDS", 1.0)
+    environment = make_gymnasium("toy/Counter-v0", 1, "async", wrappers=[functools.partial(OddInfo, error=error)])
+    try:
+        with pytest.raises(EnvironmentFault) as caught:
+            collect(environment, seed=0, steps=1)
+    finally:
+        environment.close()
+    assert str(caught.value).startswith(f"'toy/Counter-v0', environment 0 of 0…0, episode 1, step 1: {message}")
+    if error == "decoding":
+        assert "in __reduce__" in caught.value.__cause__.__notes__[0]
+    assert ("cannot be unpickled here: TypeError" in caplog.text) == (error == "two arguments")
 
 
 def test_workers_outlive_the_ctrl_c_that_reaches_the_whole_process_group():

@@ -150,6 +150,38 @@ class Doubled(gymnasium.RewardWrapper):
         return 2 * reward
 
 
+class TwoArguments(Exception):
+    """An error that can be pickled, but not unpickled: Exception hands on one argument."""
+
+    def __init__(self, first: str, second: str):
+        super().__init__(first + second)
+
+
+class Unsendable:
+    """Something that cannot be pickled."""
+
+    def __init__(self, error: str):
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        if self.error == "two arguments":
+            raise TwoArguments("not", "here")
+        if self.error == "unpicklable":
+            raise ValueError(lambda: None)
+        raise UnicodeDecodeError("utf-8", b"odd", 0, 1, "not a start")
+
+
+class OddInfo(gymnasium.Wrapper):
+    """A wrapper: the info of a step cannot be sent to another process."""
+
+    def __init__(self, env: gymnasium.Env, error: str):
+        super().__init__(env)
+        self.error = error
+
+    def step(self, action: Any) -> Any:
+        return *self.env.step(action)[:4], {"odd": Unsendable(self.error)}
+
+
 def register() -> None:
     """Registers the environments under `toy/`."""
     gymnasium.register("toy/Counter-v0", entry_point=Counter)

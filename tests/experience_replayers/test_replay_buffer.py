@@ -101,10 +101,10 @@ def test_too_little_data_says_what_there_is_and_what_is_needed(experience_spec, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"capacity": 0}, "capacity=0 must be positive"),
-        ({"capacity": -5}, "capacity=-5 must be positive"),
-        ({"num_envs": 0}, "num_envs=0 must be positive"),
-        ({"segment_length": 0}, "segment_length=0 must be positive"),
+        ({"capacity": 0}, "ReplayBuffer.capacity is 0; it must be at least 1"),
+        ({"capacity": -5}, "ReplayBuffer.capacity is -5; it must be at least 1"),
+        ({"num_envs": 0}, "ReplayBuffer.num_envs is 0; it must be at least 1"),
+        ({"segment_length": 0}, "ReplayBuffer.segment_length is 0; it must be at least 1"),
         ({"capacity": 11}, r"capacity=11 is less than one block .* 6 rows .* x 2 environments = 12. Raise"),
         ({"rows_needed": RowsNeeded(0, 1, 2)}, "future_observations <= future"),
         ({"rows_needed": RowsNeeded(-1, 1, 1)}, "0 <= past"),
@@ -127,7 +127,7 @@ def test_a_sampler_that_breaks_the_rules_is_found_out(sampled):
 def test_bad_batch_size_and_window(experience_spec, make_window):
     replay = ReplayBuffer(experience_spec, 2, 100, NEEDED)
     window = make_window(["FMM", "FMM"], 0)
-    with pytest.raises(ValueError, match="batch_size=0 must be positive"):
+    with pytest.raises(ValueError, match="batch_size of ReplayBuffer.sample is 0; it must be at least 1"):
         replay.sample(0, np.random.default_rng(0))
     with pytest.raises(ValueError, match="'action' has shape"):
         replay.append(window._replace(action=window.action[:2]))

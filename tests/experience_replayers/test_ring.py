@@ -112,7 +112,7 @@ def test_a_wrong_window_is_refused_and_adds_nothing(change, message: str):
     assert ring.num_added == 0
 
 
-@pytest.mark.parametrize(("num_envs", "length"), [(0, 1), (1, 0)])
-def test_an_empty_ring_is_refused(num_envs: int, length: int):
-    with pytest.raises(ValueError, match="must both be positive"):
+@pytest.mark.parametrize(("name", "num_envs", "length"), [("num_envs", 0, 1), ("length", 1, 0)])
+def test_an_empty_ring_is_refused(name: str, num_envs: int, length: int):
+    with pytest.raises(ValueError, match=f"Ring.{name} is 0; it must be at least 1"):
         Ring(specs.TensorSpec(), num_envs, length)

@@ -7,7 +7,7 @@ import torch
 from support import ScriptedEnvironment, TinyAlgorithm
 
 from alfish import nest
-from alfish.data_structures import Progress, time_step_spec
+from alfish.data_structures import Progress, RowsNeeded, time_step_spec
 from alfish.networks.preprocessing import FrameStack, ObservationTransform
 from alfish.rollout.acting import experience_specs
 from alfish.rollout.same_process_engine import SameProcessEngine
@@ -47,17 +47,17 @@ def rows_seen(batches):
     return [tuple(row) for each in inputs for row in each.observation.flatten(0, 1)[:, 1:].tolist()]
 
 
-def test_every_epoch_sees_every_row_but_last_ones_once():
+def test_every_epoch_sees_every_row_once():
     context, engine = make()
     source = OnPolicyBatches(context, mini_batch_size=3, num_epochs=2)
     source.add(engine.collect())
     batches = list(source.batches(Progress()))
-    # Rows 0 … 4 of environments with episodes of 3 and 4 steps: one LAST row each.
-    expected = sorted([(1, 0), (1, 1), (1, 2), (2, 0), (1, 0), (1, 1), (1, 2), (1, 3)])
-    assert [batch.inputs.reward.shape[0] for batch in batches] == [3, 3, 2] * 2
-    assert sorted(rows_seen(batches[:3])) == expected
-    assert sorted(rows_seen(batches[3:])) == expected
-    assert rows_seen(batches[:3]) != rows_seen(batches[3:])
+    # Rows 0 … 4 of environments with episodes of 3 and 4 steps.
+    expected = sorted([(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)])
+    assert [batch.inputs.reward.shape[0] for batch in batches] == [3, 3, 3, 1] * 2
+    assert sorted(rows_seen(batches[:4])) == expected
+    assert sorted(rows_seen(batches[4:])) == expected
+    assert rows_seen(batches[:4]) != rows_seen(batches[4:])
 
 
 def test_on_policy_targets_belong_to_their_rows():
@@ -65,7 +65,8 @@ def test_on_policy_targets_belong_to_their_rows():
     source = OnPolicyBatches(context, mini_batch_size=100, num_epochs=1)
     source.add(engine.collect())
     (batch,) = source.batches(Progress())
-    assert (batch.rollout_info == 1).all()  # a row that is not LAST is always followed by a reward of 1
+    # A row is followed by a reward of 1, unless it is LAST: the next one then begins an episode.
+    assert torch.equal(batch.rollout_info == 1, ~batch.inputs.is_last())
 
 
 def test_on_policy_frame_stacks_reach_into_the_window_before():
@@ -74,8 +75,8 @@ def test_on_policy_frame_stacks_reach_into_the_window_before():
     for _ in range(2):
         source.add(engine.collect())
         (batch,) = source.batches(Progress())
-    # The second window answers rows 2 (a MID row) and 3 (LAST, left out): the stack of row 2 holds rows 0, 1, 2.
-    assert batch.inputs.observation[:, 0].view(-1, 3, 3)[:, :, 2].tolist() == [[0, 1, 2]]
+    # The second window answers rows 2 and 3: the stack of row 2 holds rows 0, 1, 2.
+    assert sorted(batch.inputs.observation[:, 0].view(-1, 3, 3)[:, :, 2].tolist()) == [[0, 1, 2], [1, 2, 3]]
 
 
 def test_updates_follow_from_env_steps():
@@ -155,6 +156,28 @@ class FarSighted(TinyAlgorithm):
         super().__init__(observation_spec, action_spec, future=3)
 
 
+class LookingBack(TinyAlgorithm):
+    def rows_needed(self):
+        return RowsNeeded(past=2, future=1)
+
+
+class ModeSeeing(TinyAlgorithm):
+    def preprocess_experience(self, root_inputs, rollout_info, batch_info):
+        self.mode_seen = self.training
+        return super().preprocess_experience(root_inputs, rollout_info, batch_info)
+
+
+def test_targets_are_made_in_evaluation_mode():
+    context, engine = make(algorithm=ModeSeeing)
+    context.algorithm.train()
+    source = OnPolicyBatches(context, 3, 1)
+    source.add(engine.collect())
+    context.algorithm.train()
+    next(source.batches(Progress()))
+    assert context.algorithm.mode_seen is False
+    assert context.algorithm.training
+
+
 @pytest.mark.parametrize(
     ("algorithm", "make_source", "message"),
     [
@@ -166,6 +189,8 @@ class FarSighted(TinyAlgorithm):
         (OnPolicyOnly, make_replay, "OnPolicyOnly is on-policy"),
         (Recurrent, make_replay, "Recurrent has a recurrent state"),
         (FarSighted, lambda context: OnPolicyBatches(context, 1, 1), "FarSighted needs 3 rows"),
+        (LookingBack, make_replay, "asks for 2 rows before the segment"),
+        (TinyAlgorithm, lambda context: make_replay(context, capacity=8), "must hold at least one window"),
     ],
 )
 def test_what_does_not_fit_is_refused(algorithm, make_source, message):

@@ -229,6 +229,15 @@ def test_saved_twice_at_a_step_the_second_wins(store):
     assert len(store.step_folders()) == 2
 
 
+def test_saved_many_times_at_a_step_the_newest_stay(store, folder):
+    for value in range(1, 6):
+        store.save(5, counter(value))
+        assert loaded_value(store) == (5, value)
+    assert sorted(os.listdir(folder)) == ["000000000005-4", "000000000005-5"]
+    store.save(6, counter(6))
+    assert sorted(os.listdir(folder)) == ["000000000005-5", "000000000006"]
+
+
 def test_nothing_to_load(store, folder):
     assert store.load(counter(0)) is None
     assert store.newest_step() is None

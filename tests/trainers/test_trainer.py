@@ -3,11 +3,13 @@
 import gin
 import pytest
 import torch
+from muzero_parts import small_muzero
 from support import ScriptedEnvironment, TinyAlgorithm
 
 from alfish import nest
 from alfish.data_structures import StepType
 from alfish.networks.preprocessing import FrameStack
+from alfish.ops.target_updates import TargetUpdate
 from alfish.summary.csv_writer import CsvWriter
 from alfish.summary.writers import Summaries
 from alfish.trainers.batch_source import OnPolicyBatches, ReplayBatches
@@ -76,11 +78,24 @@ def assert_same(first, second):
         assert same, path
 
 
-@pytest.mark.parametrize("replay", [True, False])
+def muzero(observation_spec, action_spec):
+    return small_muzero(
+        observation_spec,
+        action_spec,
+        policy={"num_simulations": 3},
+        target_update=TargetUpdate(period=3),
+        random_action_after_episode_end=True,
+    )
+
+
+@pytest.mark.parametrize(("replay", "algorithm"), [(True, TinyAlgorithm), (False, TinyAlgorithm), (True, muzero)])
 @pytest.mark.parametrize("stack", [1, 3])
-def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path, replay, stack):
+def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path, replay, algorithm, stack):
     bind(replay)
-    transform = {"observation_transform": lambda spec: FrameStack(spec, num_frames=stack)}
+    transform = {
+        "observation_transform": lambda spec: FrameStack(spec, num_frames=stack),
+        "algorithm": algorithm,
+    }
     whole, _ = make_trainer(tmp_path / "whole", **transform)
     whole.train()
     first, _ = make_trainer(tmp_path / "parts", **transform)
@@ -156,7 +171,7 @@ def test_a_stop_gives_up_an_evaluation(tmp_path):
     bind()
     trainer, _ = make_trainer(tmp_path)
     evaluation_environment = ScriptedEnvironment(3, length=10**6)
-    trainer._evaluator._make_environment = lambda num_envs: evaluation_environment
+    trainer._evaluator._environment = evaluation_environment
     step = evaluation_environment.step
 
     def stop_at_the_fifth_step(action, out):
@@ -170,6 +185,45 @@ def test_a_stop_gives_up_an_evaluation(tmp_path):
     assert "evaluation" not in (tmp_path / "metrics.csv").read_text()
     _, resumed = make_trainer(tmp_path)
     assert resumed
+
+
+def test_a_stop_in_the_last_evaluation_leaves_it_for_later(tmp_path):
+    bind()
+    first, _ = make_trainer(tmp_path)
+    evaluate = first._evaluator.evaluate
+
+    def interrupted(seed, should_stop):
+        if first.progress.env_steps >= 160:
+            first.request_stop()
+        return evaluate(seed, should_stop)
+
+    first._evaluator.evaluate = interrupted
+    assert first.train() is None
+    second, _ = make_trainer(tmp_path)
+    assert not second.finished
+    env_steps = second.progress.env_steps
+    assert second.train() is not None
+    assert second.finished
+    assert second.progress.env_steps == env_steps
+    assert second.progress.updates == int((env_steps - 10) * 0.5)
+
+
+def test_another_number_of_environments_is_refused(tmp_path):
+    bind(replay=False)
+    trainer, _ = make_trainer(tmp_path)
+    trainer.train(stop_at_env_steps=40)
+    for num_envs in (1, 4):
+        bind(replay=False, **{"Trainer.num_envs": num_envs})
+        with pytest.raises(ValueError, match=r"Trainer\.num_envs or the frame stack has changed"):
+            make_trainer(tmp_path)
+
+
+def test_another_seed_is_refused(tmp_path):
+    bind()
+    trainer, _ = make_trainer(tmp_path, seed=3)
+    trainer.train(stop_at_env_steps=40)
+    with pytest.raises(ValueError, match="started with the seed 3, not 0; give --seed=3"):
+        make_trainer(tmp_path)
 
 
 def test_a_complete_run_is_left_alone(tmp_path):
@@ -242,6 +296,7 @@ def test_no_evaluation_but_at_the_end():
     bind(**{"Trainer.evaluation_interval": None})
     trainer, _ = make_trainer()
     calls = []
-    trainer._evaluate = lambda: calls.append(trainer.progress.env_steps)
+    evaluate = trainer._evaluate
+    trainer._evaluate = lambda: (calls.append(trainer.progress.env_steps), evaluate())[1]
     trainer.train()
     assert calls == [trainer.progress.env_steps]

@@ -1,6 +1,7 @@
 """The gradient step and its guard."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -73,8 +74,8 @@ def test_last_rows_and_importance_weights():
 def test_learning_rate_schedule():
     updater = make_updater(make_algorithm(), learning_rate=lambda fraction: 1.0 - fraction / 2)
     batch = make_batch([[[1.0, 0.0, 0.0]]], [[0.0]])
-    assert updater.update(batch, Progress(fraction=0.0))["learning_rate"].item() == 1.0
-    assert updater.update(batch, Progress(fraction=0.5))["learning_rate"].item() == 0.75
+    assert updater.update(batch, Progress(fraction=0.0))["learning_rate"] == 1.0
+    assert updater.update(batch, Progress(fraction=0.5))["learning_rate"] == 0.75
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -85,11 +86,11 @@ def test_updates_that_are_not_finite_are_skipped_and_then_stop(bad):
     broken = make_batch([[[bad, 0.0, 0.0]]], [[0.0]])
     updater.update(good, Progress())
     before, state = weights(algorithm), str(updater.state_dict()["optimizer"])
-    for count in (1, 2):
-        assert updater.update(broken, Progress())["skipped_updates"].item() == count
+    for _ in range(2):
+        assert updater.update(broken, Progress())["skipped"] == 1.0
     assert torch.equal(before, weights(algorithm))
     assert str(updater.state_dict()["optimizer"]) == state
-    updater.update(good, Progress())  # a good one in between starts the count anew
+    assert updater.update(good, Progress())["skipped"] == 0.0  # and starts the count anew
     for _ in range(2):
         updater.update(broken, Progress())
     with pytest.raises(NonFiniteUpdates, match="3 updates in a row were not finite"):
@@ -116,6 +117,7 @@ def test_state_round_trip():
     [
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": lambda fraction: 0.1 - fraction}, "learning_rate is -.* at 11 % of the run"),
         ({"max_gradient_norm": -1.0}, "max_gradient_norm is -1.0"),
         ({"max_skipped_updates": 0}, "max_skipped_updates is 0"),
     ],
@@ -123,6 +125,38 @@ def test_state_round_trip():
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         make_updater(make_algorithm(), **settings)
+
+
+def test_a_skipped_update_takes_running_statistics_back():
+    class Normalised(TinyAlgorithm):
+        def __init__(self, observation_spec, action_spec):
+            super().__init__(observation_spec, action_spec)
+            self.layer = torch.nn.Sequential(torch.nn.BatchNorm1d(3), self.layer)
+
+    algorithm = make_algorithm(Normalised)
+    updater = make_updater(algorithm)
+    updater.update(make_batch([[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]], [[0.0], [1.0]]), Progress())
+    before = [buffer.clone() for buffer in algorithm.buffers()]
+    broken = make_batch([[[float("nan"), 0.0, 0.0]], [[0.0, 1.0, 0.0]]], [[0.0], [1.0]])
+    assert updater.update(broken, Progress())["skipped"] == 1.0
+    for buffer, expected in zip(algorithm.buffers(), before, strict=True):
+        assert torch.equal(buffer, expected)
+
+
+def test_settings_of_the_optimiser_are_those_of_the_config():
+    algorithm = make_algorithm()
+    updater = make_updater(algorithm, optimizer=torch.optim.Adam)
+    updater.update(make_batch([[[1.0, 2.0, 0.0]]], [[1.0]]), Progress())
+    other = make_updater(algorithm, optimizer=functools.partial(torch.optim.Adam, eps=0.5))
+    other.load_state_dict(copy.deepcopy(updater.state_dict()))
+    assert other._optimizer.param_groups[0]["eps"] == 0.5
+    assert len(other._optimizer.state) == 2
+
+
+def test_another_optimiser_is_refused():
+    state = make_updater(make_algorithm(), optimizer=torch.optim.Adam).state_dict()
+    with pytest.raises(ValueError, match="made with the optimiser Adam, this run has SGD"):
+        make_updater(make_algorithm()).check_state_dict(state)
 
 
 def test_nothing_to_train():
