@@ -70,11 +70,12 @@ class Summary(NamedTuple):
     is_evaluation: bool
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the flags that every benchmark has."""
+def parser(description: str, runs_commands: bool = True) -> argparse.ArgumentParser:
+    """A parser with the flags that every benchmark has, or every one that runs commands."""
     result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--out", type=pathlib.Path, help="also write the results to this JSON file")
-    result.add_argument("--verbose", action="store_true", help="show what the measured commands print")
+    if runs_commands:
+        result.add_argument("--verbose", action="store_true", help="show what the measured commands print")
     return result
 
 

@@ -1,20 +1,20 @@
-"""Simulations per second of the search, and what the search costs beside the model: `python -m benchmarks.search`.
+"""Simulations per second of the search, and what the search costs beside the model.
 
-Prints a table in markdown. A free model answers with the same tensors each time, so its rows are the ceiling of the
+python benchmarks/search.py [--sizes "8,50,6;64,200,9"] [--seconds 1]
+
+All times are medians. A free model answers with the same tensors each time, so its columns are the ceiling of the
 search itself: "kernels" is the compiled code alone, "search" the whole call. The last columns are for a model of two
 hidden layers: how long a search takes, and how long the same number of calls of the bare model.
 """
 
 import argparse
 import itertools
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-import numba
+import common
 import numpy as np
 import torch
 
@@ -29,7 +29,7 @@ SIZES = [(8, 25, 2), (8, 50, 6), (256, 50, 6), (64, 50, 18), (64, 200, 9), (8, 8
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__, runs_commands=False)
     parser.add_argument("--sizes", default=None, help="B,simulations,A;…  for example 8,50,6;64,200,9")
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each number")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch and the search")
@@ -107,7 +107,7 @@ def bare_calls(root: RootNode, model: Callable[..., Step], num_simulations: int)
             state = model(state, action).latent
 
 
-def measure(B: int, num_simulations: int, A: int, arguments: argparse.Namespace) -> str:
+def measure(B: int, num_simulations: int, A: int, arguments: argparse.Namespace) -> dict[str, Any]:
     settings, budget, simulations = PuctSettings(), arguments.seconds, B * num_simulations
     kernels = kernels_only(B, num_simulations, A, budget)
     root, model = free_model(B, num_simulations, A, arguments.latent)
@@ -115,23 +115,14 @@ def measure(B: int, num_simulations: int, A: int, arguments: argparse.Namespace)
     root, model = small_model(B, A, arguments.latent, arguments.hidden)
     whole = median_seconds(lambda: search(root, model, num_simulations, settings), budget)
     bare = median_seconds(lambda: bare_calls(root, model, num_simulations), budget)
-    return (
-        f"| {B} × {num_simulations} × {A} | {simulations / kernels / 1e3:.0f} k | {simulations / free / 1e3:.0f} k "
-        f"| {1e3 * whole:.2f} ms | {1e3 * bare:.2f} ms | {whole / bare:.2f} |"
-    )
-
-
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    return ran.stdout.strip() or "unknown"
-
-
-def processor() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} × {names[0]}" if names else platform.processor()
+    return {
+        "B × simulations × A": f"{B} × {num_simulations} × {A}",
+        "kernels, 1000 sims/s": simulations / kernels / 1e3,
+        "search, 1000 sims/s": simulations / free / 1e3,
+        "search with the model, ms": 1e3 * whole,
+        "the model's calls alone, ms": 1e3 * bare,
+        "ratio": whole / bare,
+    }
 
 
 def main() -> None:
@@ -140,17 +131,10 @@ def main() -> None:
     sizes = SIZES
     if arguments.sizes:
         sizes = [tuple(int(number) for number in size.split(",")) for size in arguments.sizes.split(";")]  # type: ignore[misc]
-    print(
-        f"Commit {commit()}; {processor()}, {arguments.threads} threads; Python {platform.python_version()}, torch"
-        f" {torch.__version__}, numba {numba.__version__}, numpy {np.__version__}; medians.\n"
-    )
+    report = common.Report("Tree search", arguments)
+    rows = [measure(*size, arguments) for size in sizes]
     hidden = f"{arguments.latent} + A → {arguments.hidden} → {arguments.hidden}"
-    print(
-        f"| B × simulations × A | kernels, sims/s | search, sims/s | search, model {hidden} | its calls alone | ratio |"
-    )
-    print("|---|--:|--:|--:|--:|--:|")
-    for size in sizes:
-        print(measure(*size, arguments), flush=True)
+    report.finish(rows, [f"medians; the model: {hidden} → {arguments.latent} + A + 2"])
 
 
 if __name__ == "__main__":

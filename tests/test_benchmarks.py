@@ -1,5 +1,6 @@
 """The parts of benchmarks/ that do not measure: how output is read, and how results are summed up."""
 
+import argparse
 import pathlib
 import re
 import runpy
@@ -75,6 +76,20 @@ def test_a_command_that_fails_ends_the_benchmark_with_its_output(load):
     common = load("common")
     with pytest.raises(SystemExit, match=re.compile("what went wrong.*exited with the code 3", re.DOTALL)):
         common.run([sys.executable, "-c", "print('what went wrong'); raise SystemExit(3)"])
+
+
+def test_what_a_seed_may_take_beyond_the_limit_is_said(load, tmp_path):
+    learning = load("learning")
+    rows = [(1, 40), (1, 40), (3, 161), (4, 200)]
+    (tmp_path / "metrics.csv").write_text(
+        "iteration,env_steps,updates,metric,value\n" + "".join(f"{i},{steps},0,loss,1.0\n" for i, steps in rows)
+    )
+    allowance = learning._overshoot(tmp_path)
+    assert allowance == 60  # an iteration of 61 steps that begins one step before the limit
+    arguments = argparse.Namespace(threshold=475.0, env_steps=15_000, seconds=None, episodes=20)
+    row = {"pass": True, "fresh episodes": 500.0, "final evaluation": 500.0}
+    note = learning._notes([row], allowance, arguments)[0]
+    assert note.endswith("475 within 15,000 env steps (and up to 60 more, to the end of an iteration)")
 
 
 def test_states_are_compared_bit_by_bit(load):

@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from alfish import gin_config
+from alfish.environments.faults import EnvironmentFault
+from alfish.summary.console_writer import CLEAR_LINE
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 """Exit codes. A run that a signal stopped ends with 128 + the signal's number, as shells do: 130 for Ctrl-C."""
@@ -16,7 +18,8 @@ _USER_ERRORS = (ValueError, ImportError, OSError)
 def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; an error becomes one last line on standard error.
 
-    What a user can mend (a ValueError, a missing file or package) is shown without its traceback.
+    What a user can mend (a ValueError, a missing file or package) is shown without its traceback. Of an environment
+    that raised, its own traceback is shown.
 
     Args:
         main: gets the arguments.
@@ -24,7 +27,9 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
     """
     given = sys.argv[1:] if arguments is None else arguments
     logging.addLevelName(logging.WARNING, "warning")
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    # On a terminal the line of progress may stand where the record goes.
+    clear = CLEAR_LINE if sys.stderr.isatty() else ""
+    logging.basicConfig(format=f"{clear}%(levelname)s: %(message)s")
     try:
         with gin_config.errors_readable():
             return main(given)
@@ -35,6 +40,8 @@ def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = 
         expected = isinstance(error, _USER_ERRORS)
         if not expected or "--traceback" in given:
             traceback.print_exception(error)
+        elif isinstance(error, EnvironmentFault) and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
         elif isinstance(error.__cause__, Exception):
             print("--traceback shows where this was raised", file=sys.stderr)
         print(_described(error, with_type=not expected), file=sys.stderr)

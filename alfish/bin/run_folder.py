@@ -6,11 +6,14 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from absl import logging
+
 from alfish import gin_config
+from alfish.bin.config_differences import differences
+from alfish.trainers.checkpoint_files import replace_file
 
 METRICS, TENSORBOARD, CHECKPOINTS, BEST = "metrics.csv", "tensorboard", "checkpoints", "best"
 CONFIG, OPERATIVE_CONFIG = "config.gin", "operative_config.gin"
-MAX_DIFFERENCES = 8
 
 
 def saved_config(folder: pathlib.Path) -> str:
@@ -45,7 +48,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
 
 
 def save_config(folder: pathlib.Path, env_steps: int) -> list[str]:
-    """Writes the config; one that was there and has other bindings is kept as `config.until_<env_steps>.gin`.
+    """Writes the config, if it has changed; one with other bindings is kept as `config.until_<env_steps>.gin`.
 
     Args:
         folder: of the run.
@@ -53,35 +56,33 @@ def save_config(folder: pathlib.Path, env_steps: int) -> list[str]:
 
     Returns:
         Lines that tell in what the new one differs from the old one; empty if it does not, or if there was none.
+
+    Raises:
+        OSError: it could not be written; the one that was there is untouched.
     """
     path, new = folder / CONFIG, gin_config.config_text()
-    old = path.read_text(encoding="utf-8") if path.is_file() else new
-    lines = differences(old, new)
-    if lines:
-        path.replace(folder / f"config.until_{env_steps}.gin")
-    path.write_text(new, encoding="utf-8")
+    old = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if old == new:
+        return []
+    lines = differences(old, new) if old else []
+    kept = folder / f"config.until_{env_steps}.gin"
+    # One that is there made the steps until here; of a later one that comes back to them, nothing is left.
+    if lines and not kept.exists():
+        _write(kept, old)
+    _write(path, new)
     return lines
 
 
 def save_operative_config(folder: pathlib.Path) -> None:
-    """Writes what has been used so far, defaults included."""
-    (folder / OPERATIVE_CONFIG).write_text(gin_config.operative_config_text(), encoding="utf-8")
+    """Writes what has been used so far, defaults included; warns if it cannot: no run needs it to go on."""
+    try:
+        _write(folder / OPERATIVE_CONFIG, gin_config.operative_config_text())
+    except OSError as error:
+        logging.warning("%s", error.strerror)
 
 
-def where_bound(name: str) -> str:
-    """The macro that a binding takes its value from, else `name` itself: what one sets to change it."""
-    value = _bound(gin_config.config_text()).get(name, "")
-    return value[1:] if value.startswith("%") else name
-
-
-def differences(old: str, new: str) -> list[str]:
-    """What differs between two texts of `gin_config.config_text`, a line for each binding."""
-    before, after = _bound(old), _bound(new)
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    lines = [f"{name}: {before.get(name, 'not set')} → {after.get(name, 'not set')}" for name in names]
-    more = [f"and {len(lines) - MAX_DIFFERENCES} more"] if len(lines) > MAX_DIFFERENCES else []
-    return lines[:MAX_DIFFERENCES] + more
-
-
-def _bound(text: str) -> dict[str, str]:
-    return dict(line.split(" = ", 1) for line in text.splitlines() if " = " in line)
+def _write(path: pathlib.Path, text: str) -> None:
+    try:
+        replace_file(path, memoryview(text.encode()))
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from alfish import nest
-from alfish.bin import devices, interruption, run_folder
+from alfish.bin import config_differences, devices, interruption
 from alfish.trainers.estimate import estimate_run_time
 from alfish.trainers.evaluator import Evaluation
 from alfish.trainers.trainer import Trainer
@@ -18,10 +18,9 @@ LONG_RUN = 2 * 60 * 60
 def print_first_screen(
     trainer: Trainer, folder: pathlib.Path, device: torch.device, resumed: bool, changes: Sequence[str]
 ) -> None:
-    """Says what is about to run, where, how long it will take, and what in its config has changed."""
+    """Says what is about to run and where; then, once that is measured, for how long; and what config has changed."""
     built, total = trainer.built, trainer.total_env_steps
     num_bytes = trainer.batch_source.num_bytes
-    seconds = estimate_run_time(trainer, device).run
     lines = {
         "algorithm": f"{type(built.algorithm).__name__}, {_parameter_count(built.algorithm):,} parameters",
         "environment": f"{built.environment.num_envs} × {built.environment.name}",
@@ -30,12 +29,13 @@ def print_first_screen(
         "run folder": str(folder),
         "replay memory": f"{num_bytes / 1e6:,.1f} MB when full" if num_bytes else "none",
         "curves": f"tensorboard --logdir={folder}",
-        "time": f"about {duration(seconds)} for acting and updates until {total:,} env steps; environments add theirs",
     }
     if resumed:
         lines["resumed"] = f"at {trainer.progress.env_steps:,} of {total:,} env steps"
-    for name, text in lines.items():
-        print(f"{name:>14}  {text}")
+    print("\n".join(f"{name:>14}  {text}" for name, text in lines.items()), flush=True)
+    seconds = estimate_run_time(trainer, device).run
+    what = f"acting and updates until {total:,} env steps; environments add theirs"
+    print(f"{'time':>14}  about {duration(seconds)} for {what}")
     if changes:
         print("The config differs from the one that this run had before; it goes on with the new one:")
         print("\n".join(f"  {line}" for line in changes))
@@ -57,7 +57,7 @@ def print_end(trainer: Trainer, folder: pathlib.Path, evaluation: Evaluation | N
         device: the `--device` flag, for the command that continues.
     """
     env_steps = trainer.progress.env_steps
-    if env_steps >= trainer.total_env_steps:
+    if trainer.finished:
         result = "" if evaluation is None else f"; return {evaluation.mean:.1f} ± {evaluation.deviation:.1f}"
         print(f"done: {env_steps:,} env steps{result}")
         print(f"  {interruption.command('evaluate', root_dir=str(folder))}")
@@ -71,7 +71,7 @@ def print_end(trainer: Trainer, folder: pathlib.Path, evaluation: Evaluation | N
 def print_complete(trainer: Trainer, folder: pathlib.Path) -> None:
     """Says that there is nothing left to do."""
     print(f"this run is complete: {trainer.progress.env_steps:,} env steps in {folder}; to train it longer,")
-    param = f"{run_folder.where_bound('Trainer.total_env_steps')}={2 * trainer.progress.env_steps}"
+    param = f"{config_differences.where_bound('Trainer.total_env_steps')}={2 * trainer.progress.env_steps}"
     print(f"  {interruption.command('train', root_dir=str(folder), gin_param=param)}")
 
 

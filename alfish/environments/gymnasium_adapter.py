@@ -69,8 +69,7 @@ def make_gymnasium(
     """
     kwargs = dict(env_kwargs or {})
     check_at_least("num_envs", num_envs, 1)
-    if time_limit is not None:
-        check_at_least("time_limit", time_limit, 1)
+    check_at_least("time_limit", 1 if time_limit is None else time_limit, 1)
     if vectorization not in ("sync", "async", "native"):
         raise ValueError(f"vectorization is {vectorization!r}; expected 'sync', 'async' or 'native'")
     spec = _find_spec(name)

@@ -9,6 +9,8 @@ from typing import TextIO
 from alfish.checks import check_at_least
 from alfish.data_structures import Progress
 
+CLEAR_LINE = "\r\x1b[K"
+"""What a terminal takes to wipe the line that it is in."""
 TIME_PREFIX = "time/"
 RATE = "time/env_steps_per_second"
 SMALLEST_SHARE = 0.01
@@ -39,11 +41,12 @@ class ConsoleWriter:
         if not self._rewrites:
             self._stream.write(line + "\n")
         elif "evaluation/return" in values:
-            self._stream.write(f"\r\x1b[K{line}\n")
+            self._stream.write(f"{CLEAR_LINE}{line}\n")
             self._line_stands = False
         else:
-            # The cursor is left at the start of the line, so that a log message overwrites it and is not appended.
-            self._stream.write(f"\r\x1b[K{line[: self._columns() - 1]}\r")
+            # The cursor is left at the start of the line: whatever is printed next is not appended to it. A log
+            # record should begin with CLEAR_LINE, or it leaves the rest of the line standing.
+            self._stream.write(f"{CLEAR_LINE}{line[: self._columns() - 1]}\r")
             self._line_stands = True
         self._stream.flush()
 

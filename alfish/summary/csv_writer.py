@@ -19,9 +19,9 @@ class CsvWriter:
     """Appends rows `iteration,env_steps,updates,metric,value` to a file.
 
     The content is a function of the run alone: floats have all their digits, and nothing measured with a clock is
-    written. Nothing is buffered in this process, so a kill loses no finished summary and tears at
-    most the last row; a resumed run cuts the file back to its checkpoint first. A file that is already there and is not
-    resumed is kept beside, as `<name>.old`.
+    written. Nothing is buffered in this process, so a kill loses no finished summary and tears at most the last row; a
+    resumed run cuts the file back to its checkpoint first. A file that is there although nothing was resumed is kept
+    beside, as `<name>.old`, or `<name>.old-2`, … if that is taken.
 
     Args:
         path: the file; its folder is made if needed.
@@ -98,9 +98,12 @@ class CsvWriter:
 
     def _keep_old_file(self) -> None:
         if self._path.exists() and self._path.stat().st_size:
-            old = self._path.with_name(self._path.name + ".old")
-            logging.warning("%s is not of this run; it is kept as %s", self._path, old)
-            self._path.replace(old)
+            old, number = self._path.with_name(f"{self._path.name}.old"), 1
+            while old.exists():
+                number += 1
+                old = self._path.with_name(f"{self._path.name}.old-{number}")
+            self._path.rename(old)
+            logging.warning("no checkpoint was found, so the run begins anew; the earlier metrics are kept as %s", old)
 
     @staticmethod
     def _end_of_row(file: io.FileIO, end: int) -> int:

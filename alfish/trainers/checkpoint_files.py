@@ -113,6 +113,24 @@ def write_file(path: pathlib.Path, chunks: Iterator[memoryview]) -> StoredFile:
     return StoredFile(path.name, num_bytes, digest.hexdigest())
 
 
+def replace_file(path: pathlib.Path, data: memoryview) -> None:
+    """Writes a file beside and renames it: it is whole or not there, and the one before stays until then.
+
+    Raises:
+        OSError: it could not be written; a file that was there is untouched.
+    """
+    # A fixed name, so that what a killed run left behind is overwritten.
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        write_file(temporary, iter([data]))
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def serialize(value: Any) -> memoryview:
     """The bytes that `torch.save` makes. In memory, since it cannot be stopped safely by a disk that is full."""
     buffer = io.BytesIO()

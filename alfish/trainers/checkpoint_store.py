@@ -19,11 +19,11 @@ from alfish.trainers.checkpoint_files import (
     map_tensor,
     read_manifest,
     read_state,
+    replace_file,
     serialize,
     sync_folder,
     verify,
     write_checkpoint,
-    write_file,
 )
 from alfish.trainers.state_checks import (
     NOT_EXPECTED,
@@ -306,16 +306,10 @@ def save_weights(path: str | os.PathLike[str], module: torch.nn.Module) -> None:
     }
     content = {"format_version": WEIGHTS_VERSION, "sha256": checksum(state), "weights": state}
     data = serialize(content)
-    # A fixed name, so that what a killed run left behind is overwritten.
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        write_file(temporary, iter([data]))
-        temporary.replace(path)
-        sync_folder(path.parent)
+        replace_file(path, data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OSError(error.errno, f"the weights could not be saved to {path}: {error.strerror}") from error
 
 

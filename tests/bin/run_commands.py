@@ -39,10 +39,8 @@ def start(command, cwd, **streams):
         shell=isinstance(command, str),
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
-        **streams,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
     )
 
 

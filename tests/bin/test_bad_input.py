@@ -115,7 +115,21 @@ def test_a_missing_extra_names_the_pip_line(tmp_path, capsys, monkeypatch, packa
 )
 def test_an_environment_that_breaks(tmp_path, capsys, fault, cause):
     assert train_here(tmp_path, f"--gin_param=make_gymnasium.env_kwargs={{'fault': '{fault}'}}") == 1
-    assert re.match(rf"error: 'test/Walk-v0', environment 0 of 0…1, episode 1, step 3: {cause}", last_line(capsys))
+    error = capsys.readouterr().err
+    last = error.strip().splitlines()[-1]
+    assert re.match(rf"error: 'test/Walk-v0', environment 0 of 0…1, episode 1, step 3: {cause}", last)
+    assert error.startswith("Traceback") == (fault == "raises")
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_the_traceback_of_an_environment_that_raises_stands_above_the_error(tmp_path, capsys, vectorization):
+    fault = "--gin_param=make_gymnasium.env_kwargs={'fault': 'raises'}"
+    assert train_here(tmp_path, fault, f"--gin_param=make_gymnasium.vectorization='{vectorization}'") == 1
+    first, *lines, cause, last = capsys.readouterr().err.strip().splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert any(re.search(r"walk_environment\.py\", line \d+, in step", line) for line in lines)
+    assert cause == "KeyError: 'the motor is off'"
+    assert last.startswith("error: 'test/Walk-v0', environment 0 of 0…1, episode 1, step 3: step raised KeyError")
 
 
 @pytest.fixture

@@ -35,7 +35,8 @@ def started():
 
 def test_ctrl_c_saves_and_prints_the_command_that_goes_on(tmp_path, capsys, started):
     folder = tmp_path / "a run's folder"
-    process = started(folder, ENDLESS, "--gin_param=Trainer.checkpoint_interval=1_000_000_000")
+    never = ("checkpoint_interval", "evaluation_interval")
+    process = started(folder, ENDLESS, *(f"--gin_param=Trainer.{each}=1_000_000_000" for each in never))
     wait_until(lambda: metrics_exist(folder), process)
 
     assert train_here(folder) == 1  # meanwhile, from here
@@ -100,6 +101,22 @@ def test_the_first_signal_asks_and_handlers_are_restored():
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
     assert asked == [True]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_warning_wipes_the_line_of_progress_on_a_terminal(tmp_path):
+    warn = "logging.warning('careful') or 0"
+    script = f"from absl import logging\nfrom alfish.bin import command_line\ncommand_line.run(lambda _: {warn}, [])"
+    ours, terminal = os.openpty()
+    try:
+        process = start([sys.executable, "-c", script], tmp_path, stderr=terminal)
+        assert process.wait(timeout=60) == 0
+        assert os.read(ours, 1000) == b"\r\x1b[Kwarning: careful\r\n"
+    finally:
+        process.communicate()
+        os.close(ours)
+        os.close(terminal)
+    process = start([sys.executable, "-c", script], tmp_path)
+    assert process.communicate(timeout=60)[1] == "warning: careful\n"
 
 
 def test_a_printed_command_can_be_typed():

@@ -1,5 +1,6 @@
 """`train`: what it prints, keeps, continues and repeats."""
 
+import errno
 import os
 import re
 
@@ -7,8 +8,9 @@ import pytest
 import run_commands
 from run_commands import CONFIG, checkpoints, run, train_here
 
-from alfish.bin import screens, train
-from alfish.bin.run_folder import differences
+from alfish.bin import run_folder, screens, train
+from alfish.bin.config_differences import differences
+from alfish.trainers.estimate import Estimate
 
 SLOW = ("--gin_param=TOTAL_ENV_STEPS=1_000_000_000_000", "--gin_param=Trainer.checkpoint_interval=8")
 
@@ -81,6 +83,36 @@ def test_a_longer_run_goes_on_and_says_what_differs(tmp_path, capsys):
     assert re.search(r"done: 30\d env steps", printed)
     assert "TOTAL_ENV_STEPS = 200" in (folder / f"config.until_{env_steps}.gin").read_text()
     assert "TOTAL_ENV_STEPS = 300" in (folder / "config.gin").read_text()
+
+
+def test_a_full_disk_at_the_end_does_not_hide_the_result(tmp_path, capsys, caplog, monkeypatch):
+    replace_file = run_folder.replace_file
+
+    def no_room(path, data):
+        if path.name == run_folder.OPERATIVE_CONFIG:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace_file(path, data)
+
+    monkeypatch.setattr(run_folder, "replace_file", no_room)
+    assert train_here(tmp_path / "run") == 0
+    assert re.search(r"^done: 2\d\d env steps; return", capsys.readouterr().out, re.MULTILINE)
+    assert "operative_config.gin could not be written: No space left on device" in caplog.text
+
+
+def test_everything_else_is_shown_before_the_time_is_measured(tmp_path, capsys, monkeypatch):
+    shown = []
+
+    def estimate(*_):
+        shown.append(capsys.readouterr().out)
+        return Estimate(0.0, 0.0, 90.0)
+
+    monkeypatch.setattr(screens, "estimate_run_time", estimate)
+    assert train_here(tmp_path / "run", "--stop_at_env_steps=8") == 0
+    (before,) = shown
+    assert before.endswith(f"curves  tensorboard --logdir={tmp_path}/run\n")
+    assert capsys.readouterr().out.startswith(
+        "          time  about 90 seconds for acting and updates until 200 env steps; environments add theirs\n\n"
+    )
 
 
 def test_differences_are_few_lines():

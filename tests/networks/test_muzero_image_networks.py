@@ -90,8 +90,11 @@ def test_residual_block_by_hand():
     [
         (lambda: ImageEncoding(TensorSpec((84, 84))), "one .channels, height, width. image"),
         (lambda: ImageEncoding({"camera": TensorSpec((1, 84, 84))}), "one .channels, height, width. image"),
-        (lambda: ImageEncoding(TensorSpec((1, 84, 84)), channels=1), "channels is 1"),
-        (lambda: ImageEncoding(TensorSpec((1, 84, 84)), num_blocks=0), "num_blocks 0"),
+        (
+            lambda: ImageEncoding(TensorSpec((1, 84, 84)), channels=1),
+            r"ImageEncoding\.channels is 1; it must be at least 2",
+        ),
+        (lambda: ImageEncoding(TensorSpec((1, 84, 84)), num_blocks=0), r"ImageEncoding\.num_blocks is 0"),
         (lambda: ImageDynamics((4, 2, 2), 3, 5, num_blocks=0), r"ImageDynamics\.num_blocks is 0"),
         (lambda: ImageDynamics((4, 2, 2), 3, 5, reward_channels=0), r"ImageDynamics\.reward_channels is 0"),
         (lambda: ImageDynamics((4, 2, 2), 3, 5, reward_hidden_size=0), r"ImageDynamics\.reward_hidden_size is 0"),

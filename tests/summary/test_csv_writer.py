@@ -98,15 +98,19 @@ def test_a_torn_row_longer_than_a_block_is_cut(path):
     assert path.read_text() == HEADER
 
 
-def test_a_file_of_another_run_is_kept_beside(path, caplog):
+def test_a_file_of_a_run_that_left_no_checkpoint_is_kept_beside(path, caplog):
     path.parent.mkdir()
-    path.write_text("precious\n")
-    writer = CsvWriter(path)
-    write(writer, 1, loss=1.0)
-    writer.close()
-    assert path.with_name("metrics.csv.old").read_text() == "precious\n"
-    assert path.read_text().startswith(HEADER)
-    assert "metrics.csv.old" in caplog.text
+    for number, name in enumerate(("metrics.csv.old", "metrics.csv.old-2", "metrics.csv.old-3"), 1):
+        path.write_text(f"precious {number}\n")
+        writer = CsvWriter(path)
+        write(writer, 1, loss=1.0)
+        writer.close()
+        assert path.read_text() == HEADER + "1,10,100,loss,1.0\n"
+        assert caplog.records[-1].getMessage() == (
+            f"no checkpoint was found, so the run begins anew; the earlier metrics are kept as {path.with_name(name)}"
+        )
+        assert path.with_name(name).read_text() == f"precious {number}\n"
+    assert path.with_name("metrics.csv.old").read_text() == "precious 1\n"
 
 
 def test_a_full_disk_leaves_no_half_row(path):

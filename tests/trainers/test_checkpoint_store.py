@@ -629,7 +629,7 @@ def test_weights_on_a_full_disk(tmp_path, monkeypatch):
         temporary.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("alfish.trainers.checkpoint_store.write_file", fail)
+    monkeypatch.setattr(checkpoint_files, "write_file", fail)
     with pytest.raises(OSError, match="weights could not be saved to .*: No space left"):
         save_weights(path, network(2))
     target = network(2)
