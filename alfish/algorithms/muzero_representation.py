@@ -12,6 +12,7 @@ from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.mcts_algorithm import SearchInfo
 from alfish.algorithms.muzero_targets import MuzeroTargets, bootstrap_rows, episode_end_rows, muzero_targets
+from alfish.checks import check_at_least
 from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.models.mcts_model import MCTSModel
 from alfish.models.unroll import Unrolled, unroll
@@ -84,9 +85,8 @@ class MuzeroRepresentationImpl(Algorithm):
     ):
         super().__init__(observation_spec, action_spec)
         name = "MuzeroRepresentationImpl"
-        for setting, count in {"num_unroll_steps": num_unroll_steps, "td_steps": td_steps}.items():
-            if count < 1:
-                raise ValueError(f"{name}.{setting} is {count}; it must be at least 1")
+        check_at_least(f"{name}.num_unroll_steps", num_unroll_steps, 1)
+        check_at_least(f"{name}.td_steps", td_steps, 1)
         if not 0.0 < discount <= 1.0:
             raise ValueError(f"{name}.discount is {discount}; it must be in (0, 1]")
         if not 0.0 <= recurrent_gradient_scale <= 1.0:

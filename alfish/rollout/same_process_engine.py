@@ -7,6 +7,7 @@ import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
+from alfish.checks import check_at_least
 from alfish.data_structures import Experience, StepType, TimeStep, time_step_spec
 from alfish.environments.environment import VectorEnvironment
 from alfish.networks.preprocessing import ObservationTransform
@@ -47,8 +48,7 @@ class SameProcessEngine:
         device: torch.device,
         timers: Timers,
     ):
-        if window_length < 1:
-            raise ValueError(f"window_length is {window_length}; a window has at least 1 row per environment")
+        check_at_least("window_length", window_length, 1)
         self._environment = environment
         self._actor = Actor(algorithm, transform, environment.num_envs, device)
         self._generator = generator

@@ -9,6 +9,7 @@ import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
+from alfish.checks import check_at_least
 from alfish.data_structures import LossInfo, Progress
 from alfish.ops.schedules import as_schedule
 from alfish.trainers.batch_source import TrainBatch
@@ -47,8 +48,7 @@ class Updater:
     ):
         if max_gradient_norm is not None and not max_gradient_norm > 0:
             raise ValueError(f"Updater.max_gradient_norm is {max_gradient_norm}; it must be larger than 0, or None")
-        if max_skipped_updates < 1:
-            raise ValueError(f"Updater.max_skipped_updates is {max_skipped_updates}; it must be at least 1")
+        check_at_least("Updater.max_skipped_updates", max_skipped_updates, 1)
         self._algorithm = algorithm
         self._parameters = [each for each in algorithm.parameters() if each.requires_grad]
         if not self._parameters:

@@ -1,5 +1,6 @@
 """What is refused at the boundary of Gymnasium environments, and what the messages say."""
 
+import logging
 import re
 import sys
 import time
@@ -214,7 +215,7 @@ def test_slow_call_is_warned_of_once(caplog):
     checks.call(time.sleep, 0.005)
     checks.call(time.sleep, 0.01)
     (record,) = caplog.records
-    assert record.levelname == "WARNING"
+    assert record.levelno == logging.WARNING
     assert record.getMessage().startswith("'slow', all 2 environments, row 0: took 0.0 s; ")
     assert checks.slowest_call_seconds >= 0.005
     assert checks.steps().dtype == np.int64
