@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -57,3 +58,10 @@ def whole_number(least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def path(text: str) -> pathlib.Path:
+    """The type of a flag for files and folders; `~` is the home folder, also where the shell left it."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; is a shell variable unset?")
+    return pathlib.Path(text).expanduser()

@@ -5,18 +5,17 @@
 The run is left as it is; it may still be training.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from alfish.bin import command_line, devices, loading
-from alfish.bin.command_flags import Flags, whole_number
+from alfish.bin.command_flags import Flags, path, whole_number
 
 
 def _flags() -> Flags:
     flags = Flags(__doc__)
     add = flags.add_argument
-    add("--root_dir", metavar="RUN", type=pathlib.Path, required=True, help="the run's folder")
+    add("--root_dir", metavar="RUN", type=path, required=True, help="the run's folder")
     add("--episodes", metavar="N", type=whole_number(1), default=20, help="how many episodes (20)")
     add("--seed", metavar="N", type=whole_number(0), default=0, help="decides the episodes (0)")
     add("--device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N")

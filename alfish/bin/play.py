@@ -6,7 +6,6 @@
 Q, Escape, or closing the window ends it.
 """
 
-import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +13,7 @@ import torch
 
 from alfish import specs
 from alfish.bin import command_line, devices, loading
-from alfish.bin.command_flags import Flags, whole_number
+from alfish.bin.command_flags import Flags, path, whole_number
 from alfish.bin.video import Video
 from alfish.bin.window import Window
 from alfish.rollout.acting import Actor
@@ -24,8 +23,8 @@ from alfish.trainers.experiment import Built
 def _flags() -> Flags:
     flags = Flags(__doc__)
     add = flags.add_argument
-    add("--root_dir", metavar="RUN", type=pathlib.Path, required=True, help="the run's folder")
-    add("--video", metavar="PATH", type=pathlib.Path, help="record into a .mp4 or .gif file, or a folder of files")
+    add("--root_dir", metavar="RUN", type=path, required=True, help="the run's folder")
+    add("--video", metavar="PATH", type=path, help="record into a .mp4 or .gif file, or a folder of files")
     add("--episodes", metavar="N", type=whole_number(1), default=1, help="how many episodes (1)")
     add("--seed", metavar="N", type=whole_number(0), default=0, help="decides the episodes (0)")
     add("--device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N")

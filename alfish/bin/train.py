@@ -16,7 +16,7 @@ import torch
 
 from alfish import gin_config
 from alfish.bin import command_line, devices, interruption, run_folder, screens
-from alfish.bin.command_flags import Flags, whole_number
+from alfish.bin.command_flags import Flags, path, whole_number
 from alfish.summary.console_writer import ConsoleWriter
 from alfish.summary.csv_writer import CsvWriter
 from alfish.summary.tensorboard_writer import TensorBoardWriter
@@ -30,7 +30,7 @@ def _flags() -> Flags:
     add = flags.add_argument
     add("--gin_file", metavar="FILE", action="append", default=[], help="a gin file; may be repeated")
     add("--gin_param", metavar="BINDING", action="append", default=[], help="overrides the files; may be repeated")
-    add("--root_dir", metavar="RUN", type=pathlib.Path, help="the run's folder; a run that is there is continued")
+    add("--root_dir", metavar="RUN", type=path, help="the run's folder; a run that is there is continued")
     add("--seed", metavar="N", type=whole_number(0), help="decides every random number (Trainer.seed)")
     add("--device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--dry_run", action="store_true", help="build everything, run a little, print shapes, keep nothing")

@@ -19,7 +19,7 @@ for _optimizer in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.o
     gin.external_configurable(_optimizer, module="torch.optim")
 
 
-class NonFiniteUpdates(RuntimeError):
+class NonFiniteUpdates(ValueError):
     """The loss or the gradient was not finite in several updates in a row."""
 
 
