@@ -28,6 +28,7 @@ setup(
         "box2d": ["gymnasium[box2d]"],
         "minatar": ["MinAtar"],
         "mujoco": ["gymnasium[mujoco]"],
+        "docs": [],  # the documentation is plain Markdown and needs nothing
         "plot": ["matplotlib"],
         # To play a run: windows, and the drawing of many environments (pygame); videos (imageio).
         "video": ["gymnasium[classic-control]", "imageio[ffmpeg]"],
