@@ -90,28 +90,25 @@ class MCTSAlgorithm(Algorithm):
         self._first_action = int(action_spec.minimum)
 
     def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
-        found = puct_policy(
-            self._search_model.root(time_step.observation),
-            self._search_model.step,
-            self._num_evaluation_simulations,
-            self._search_settings,
-        )
-        return AlgStep(self._to_action(found.action), state, SearchInfo(found.policy, found.value))
+        return self._search(time_step, state, self._num_evaluation_simulations, temperature=0.0, noise_fraction=0.0)
 
     def rollout_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
+        return self._search(time_step, state, self._num_simulations, self._temperature, self._noise_fraction)
+
+    def _search(
+        self, time_step: TimeStep, state: nest.Nest, num_simulations: int, temperature: float, noise_fraction: float
+    ) -> AlgStep:
         found = puct_policy(
             self._search_model.root(time_step.observation),
             self._search_model.step,
-            self._num_simulations,
+            num_simulations,
             self._search_settings,
-            temperature=self._temperature,
+            temperature=temperature,
             dirichlet_alpha=self._dirichlet_alpha,
-            noise_fraction=self._noise_fraction,
+            noise_fraction=noise_fraction,
         )
-        return AlgStep(self._to_action(found.action), state, SearchInfo(found.policy, found.value))
-
-    def _to_action(self, index: torch.Tensor) -> torch.Tensor:
-        return (index + self._first_action).to(self.action_spec.dtype)
+        action = (found.action + self._first_action).to(self.action_spec.dtype)
+        return AlgStep(action, state, SearchInfo(found.policy, found.value))
 
     def after_train_iter(self, progress: Progress) -> None:
         self._temperature = self._temperature_schedule(progress.fraction)

@@ -1,5 +1,6 @@
 """Answering rows: the part of the act-step loop that every engine, the evaluator and `play` share."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +88,11 @@ class Actor:
         self._follows_last = state["follows_last"].to(self._device)
 
 
+def random_numbers_kept(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """A context after which torch's generators, of the CPU and of `device`, are as they were before."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 def experience_specs(
     algorithm: Algorithm, transform: ObservationTransform, row_specs: TimeStep, num_envs: int, device: torch.device
 ) -> Experience:
@@ -101,8 +107,7 @@ def experience_specs(
     """
     training = algorithm.training
     algorithm.eval()
-    cuda_devices = [device] if device.type == "cuda" else []
-    with torch.inference_mode(), torch.random.fork_rng(cuda_devices):
+    with torch.inference_mode(), random_numbers_kept(device):
         answer = Actor(algorithm, transform, num_envs, device).rollout(specs.zeros(row_specs, (num_envs,)))
     algorithm.train(training)
     return Experience(row_specs, *specs.spec_of(answer, outer_dims=1))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from alfish import nest, specs
-from alfish.rollout.acting import Actor
+from alfish.rollout.acting import Actor, random_numbers_kept
 from alfish.trainers.trainer import Trainer
 from alfish.trainers.updater import Updater
 
@@ -34,9 +34,8 @@ def estimate_run_time(trainer: Trainer, device: torch.device) -> Estimate:
     """
     built = trainer.built
     num_envs = built.environment.num_envs
-    cuda_devices = [device] if device.type == "cuda" else []
     row = specs.zeros(built.row_specs, (num_envs,))
-    with torch.random.fork_rng(cuda_devices):
+    with random_numbers_kept(device):
         algorithm = copy.deepcopy(built.algorithm).eval()
         actor = Actor(algorithm, built.transform, num_envs, device)
         with torch.inference_mode():

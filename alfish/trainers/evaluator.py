@@ -14,7 +14,7 @@ from alfish.checks import check_at_least
 from alfish.data_structures import TimeStep, time_step_spec
 from alfish.environments.environment import VectorEnvironment
 from alfish.networks.preprocessing import ObservationTransform
-from alfish.rollout.acting import Actor
+from alfish.rollout.acting import Actor, random_numbers_kept
 from alfish.trainers.checkpoint_store import save_weights
 
 
@@ -95,9 +95,8 @@ class Evaluator:
         """
         training = self._algorithm.training
         self._algorithm.eval()
-        cuda_devices = [self._device] if self._device.type == "cuda" else []
         try:
-            with torch.inference_mode(), torch.random.fork_rng(cuda_devices):
+            with torch.inference_mode(), random_numbers_kept(self._device):
                 torch.manual_seed(seed)
                 return self._play(seed, should_stop)
         finally:
