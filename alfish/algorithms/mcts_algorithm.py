@@ -7,14 +7,14 @@ import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
+from alfish.checks import check_at_least
 from alfish.data_structures import AlgStep, Progress, TimeStep
-from alfish.mcts.records import PuctSettings
-from alfish.mcts.search_policies import puct_policy
+from alfish.mcts.records import RetainedTrees
+from alfish.mcts.search_policies import PolicyOutput, PuctPolicy, SearchPolicy
+from alfish.mcts.subtree import reroot
 from alfish.models.mcts_model import MCTSModel
 from alfish.models.search_model import SearchModel
 from alfish.ops.schedules import Schedule, as_schedule
-
-gin.external_configurable(PuctSettings, module="alfish.mcts.records")
 
 
 class SearchInfo(NamedTuple):
@@ -42,14 +42,17 @@ class MCTSAlgorithm(Algorithm):
         discount: γ per environment step, the one that the model's values are learned with.
         num_simulations: of a search while collecting, at least 0; with 0 the model's policy acts.
         num_evaluation_simulations: of a search in evaluation and play; None takes `num_simulations`.
-        search_settings: the rule of choice within the tree.
+        search_policy: noise, search and what is made of it: `@PuctPolicy()`, `@GumbelPolicy()` or your own.
         temperature: the action is drawn in proportion to visits ** (1 / temperature) while collecting; a number, or a
             schedule over the run. 0 takes the most visited action, as evaluation and play do.
-        dirichlet_alpha: concentration of the noise at the root while collecting.
-        noise_fraction: share of that noise in the root's prior, in [0, 1].
+        greedy_after_moves: from this step of an episode on the temperature is 0; None never.
+        legal_mask_key: where the observation is a dict, the entry `[B, A]` that is nonzero for legal actions. The model
+            sees the whole observation. None: all actions are legal.
+        reuse_trees: if True the next search of an episode goes on with the tree behind the action that was taken. The
+            rows of one call must then be the steps after those of the call before, environment by environment.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or two choices do not go together.
     """
 
     acting_phase = "search"
@@ -62,53 +65,98 @@ class MCTSAlgorithm(Algorithm):
         discount: float,
         num_simulations: int = gin.REQUIRED,
         num_evaluation_simulations: int | None = None,
-        search_settings: PuctSettings | None = None,
+        search_policy: SearchPolicy = PuctPolicy(),
         temperature: float | Schedule = 1.0,
-        dirichlet_alpha: float = 0.3,
-        noise_fraction: float = 0.25,
+        greedy_after_moves: int | None = None,
+        legal_mask_key: str | None = None,
+        reuse_trees: bool = False,
     ):
         super().__init__(observation_spec, action_spec)
         if num_evaluation_simulations is None:
             num_evaluation_simulations = num_simulations
-        for name, value, valid, expected in (
-            ("discount", discount, 0 < discount <= 1, "in (0, 1]"),
-            ("num_simulations", num_simulations, num_simulations >= 0, "at least 0"),
-            ("num_evaluation_simulations", num_evaluation_simulations, num_evaluation_simulations >= 0, "at least 0"),
-            ("dirichlet_alpha", dirichlet_alpha, dirichlet_alpha > 0, "larger than 0"),
-            ("noise_fraction", noise_fraction, 0 <= noise_fraction <= 1, "in [0, 1]"),
+        if not 0 < discount <= 1:
+            raise ValueError(f"MCTSAlgorithm.discount is {discount}; it must be in (0, 1]")
+        check_at_least("MCTSAlgorithm.num_simulations", num_simulations, 0)
+        check_at_least("MCTSAlgorithm.num_evaluation_simulations", num_evaluation_simulations, 0)
+        if greedy_after_moves is not None:
+            check_at_least("MCTSAlgorithm.greedy_after_moves", greedy_after_moves, 0)
+        if reuse_trees and not search_policy.retains_trees:
+            raise ValueError(
+                f"MCTSAlgorithm.reuse_trees is True and search_policy is {search_policy!r}, which plans the visits of a"
+                " new root; expected reuse_trees = False, or a PuctPolicy"
+            )
+        if legal_mask_key is not None and not (
+            isinstance(observation_spec, dict) and legal_mask_key in observation_spec
         ):
-            if not valid:
-                raise ValueError(f"MCTSAlgorithm.{name} is {value}; it must be {expected}")
+            raise ValueError(
+                f"MCTSAlgorithm.legal_mask_key is {legal_mask_key!r}; expected a key of the observation, {observation_spec}"
+            )
         self._search_model = SearchModel(model, discount)
         self._num_simulations = num_simulations
         self._num_evaluation_simulations = num_evaluation_simulations
-        self._search_settings = PuctSettings() if search_settings is None else search_settings
+        self._search_policy = search_policy
         self._temperature_schedule = as_schedule(temperature, "MCTSAlgorithm.temperature", minimum=0.0)
         self._temperature = self._temperature_schedule(0.0)
-        self._dirichlet_alpha = dirichlet_alpha
-        self._noise_fraction = noise_fraction
+        self._greedy_after_moves = greedy_after_moves
+        self._legal_mask_key = legal_mask_key
+        self._reuse_trees = reuse_trees
         self._first_action = int(action_spec.minimum)
+        # Of the episodes in flight: a resumed run begins new ones, so these are not part of a checkpoint.
+        self._moves: torch.Tensor | None = None
+        self._last: dict[bool, PolicyOutput] = {}
 
     def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
-        return self._search(time_step, state, self._num_evaluation_simulations, temperature=0.0, noise_fraction=0.0)
+        return self._answer(self.search(time_step, explore=False), state)
 
     def rollout_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
-        return self._search(time_step, state, self._num_simulations, self._temperature, self._noise_fraction)
+        return self._answer(self.search(time_step, explore=True), state)
 
-    def _search(
-        self, time_step: TimeStep, state: nest.Nest, num_simulations: int, temperature: float, noise_fraction: float
-    ) -> AlgStep:
-        found = puct_policy(
+    def search(self, time_step: TimeStep, explore: bool, num_simulations: int | None = None) -> PolicyOutput:
+        """Searches the rows `[B]` of a time step; actions are numbered from 0.
+
+        Args:
+            time_step: the rows.
+            explore: True as while collecting, with noise and temperature; False as in evaluation.
+            num_simulations: None for the number that is set.
+        """
+        if num_simulations is None:
+            num_simulations = self._num_simulations if explore else self._num_evaluation_simulations
+        legal_mask = None
+        if self._legal_mask_key is not None:
+            legal_mask = time_step.observation[self._legal_mask_key] != 0
+        found = self._search_policy(
             self._search_model.root(time_step.observation),
             self._search_model.step,
             num_simulations,
-            self._search_settings,
-            temperature=temperature,
-            dirichlet_alpha=self._dirichlet_alpha,
-            noise_fraction=noise_fraction,
+            legal_mask,
+            self._row_temperature(time_step) if explore else 0.0,
+            explore,
+            self._retained(time_step, explore, num_simulations),
         )
+        if self._reuse_trees:
+            self._last[explore] = found
+        return found
+
+    def _answer(self, found: PolicyOutput, state: nest.Nest) -> AlgStep:
         action = (found.action + self._first_action).to(self.action_spec.dtype)
         return AlgStep(action, state, SearchInfo(found.policy, found.value))
+
+    def _row_temperature(self, time_step: TimeStep) -> float | torch.Tensor:
+        """The temperature, by the step of each row's episode if that matters."""
+        if self._greedy_after_moves is None:
+            return self._temperature
+        first = time_step.is_first()
+        if self._moves is None or self._moves.shape != first.shape:
+            self._moves = torch.zeros_like(first, dtype=torch.int64)
+        self._moves = torch.where(first, 0, self._moves + 1)
+        return torch.where(self._moves < self._greedy_after_moves, self._temperature, 0.0)
+
+    def _retained(self, time_step: TimeStep, explore: bool, num_simulations: int) -> RetainedTrees | None:
+        """What is left of the last search, without the rows in which an episode has begun since."""
+        last = self._last.pop(explore, None)
+        if last is None or last.action.shape != time_step.reward.shape:
+            return None
+        return reroot(last.search, torch.where(time_step.is_first(), -1, last.action), num_simulations)
 
     def after_train_iter(self, progress: Progress) -> None:
         self._temperature = self._temperature_schedule(progress.fraction)

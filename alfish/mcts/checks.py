@@ -5,9 +5,10 @@ import torch
 
 from alfish import nest
 from alfish.checks import check_at_least
-from alfish.mcts import kernels
-from alfish.mcts.kernels import LARGEST_Q
-from alfish.mcts.records import RootNode, Step
+from alfish.mcts import rule
+from alfish.mcts.records import RetainedTrees, RootNode, Step
+from alfish.mcts.rule import LARGEST_Q
+from alfish.mcts.settings import SearchSettings, SequentialHalving
 from alfish.mcts.tree import Tree
 
 
@@ -55,31 +56,77 @@ def _check_shape(what: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> Non
         raise ValueError(f"{what} has the shape {tuple(tensor.shape)}; expected {shape}")
 
 
-def check_step(step: Step, root: RootNode) -> None:
-    """Checks the shapes of the model's first answer; copies into fixed buffers would broadcast wrong ones silently."""
+def check_step(step: Step, root: RootNode, rows: int) -> None:
+    """Checks the shapes of the model's first answer of `rows` rows."""
     if not isinstance(step, Step):
         raise ValueError(f"the model returned a {type(step).__name__}; expected a Step(latent, reward, discount, ...)")
-    num_trees = root.prior_logits.shape[0]
-    for name in ("reward", "discount", "value"):
-        _check_shape(f"the model's {name}", getattr(step, name), (num_trees,))
-    _check_shape("the model's prior_logits", step.prior_logits, tuple(root.prior_logits.shape))
+    for name in ("reward", "discount", "value", "to_play", "is_chance"):
+        if getattr(step, name) is not None:
+            _check_shape(f"the model's {name}", getattr(step, name), (rows,))
+    if (step.to_play is None) != (root.to_play is None):
+        raise ValueError(
+            f"to_play is {'missing in' if root.to_play is None else 'only in'} the root; expected it in the root and in"
+            " the model's steps, or in neither"
+        )
+    _check_shape("the model's prior_logits", step.prior_logits, (rows, root.prior_logits.shape[1]))
     nest.check_same_structure(root.latent, step.latent, "the model's latent")
     for (path, expected), leaf in zip(nest.leaves_with_paths(root.latent), nest.leaves(step.latent), strict=True):
-        _check_shape(f"the model's latent {path}", leaf, tuple(expected.shape))
+        _check_shape(f"the model's latent {path}", leaf, (rows, *expected.shape[1:]))
+
+
+def check_rounds(num_simulations: int, leaves_per_round: int) -> None:
+    """Checks that the simulations are whole rounds."""
+    if num_simulations % leaves_per_round:
+        raise ValueError(
+            f"num_simulations is {num_simulations}; expected a multiple of leaves_per_round, {leaves_per_round}"
+        )
+
+
+def check_gumbel(gumbel: torch.Tensor | None, settings: SearchSettings, root: RootNode) -> None:
+    """Checks the root's noise."""
+    if gumbel is None:
+        return
+    if not isinstance(settings.root, SequentialHalving):
+        raise ValueError(
+            f"gumbel is given and SearchSettings.root is {settings.root!r}, which does not read it; expected"
+            " SequentialHalving, or no gumbel"
+        )
+    _check_shape("gumbel", gumbel, tuple(root.prior_logits.shape))
+    if gumbel.device.type == "cpu" and not torch.isfinite(gumbel).all():
+        raise ValueError("gumbel has numbers that are not finite; expected draws from a Gumbel distribution")
+
+
+def check_retained(retained: RetainedTrees, settings: SearchSettings, root: RootNode, num_simulations: int) -> None:
+    """Checks that retained trees fit the search that goes on with them."""
+    if isinstance(settings.root, SequentialHalving):
+        raise ValueError(
+            "retained trees do not go with SearchSettings.root = SequentialHalving, which plans the visits of a root"
+            " without any; expected Puct, ImprovedPolicy or RegularisedPolicy"
+        )
+    shape = tuple(retained.tree.priors.shape)
+    num_trees, num_actions = root.prior_logits.shape
+    if shape != (num_trees, retained.num_nodes + num_simulations, num_actions):
+        raise ValueError(
+            f"the retained trees have the shape [B, N, A] {shape} and {retained.num_nodes} nodes in use; expected"
+            f" {(num_trees, retained.num_nodes + num_simulations, num_actions)} for {num_simulations} simulations. Give"
+            " the same num_simulations to reroot"
+        )
+    if settings.needs_logits and retained.tree.logits.shape[2] != num_actions:
+        raise ValueError("the retained trees are of a search without logits; expected one of the same settings")
 
 
 def raise_faults(tree: Tree) -> None:
     """Raises for the first row in which the model gave a number that cannot be used."""
-    faulty = np.flatnonzero(tree.faults[:, 0])
+    faulty = np.flatnonzero(tree.faults[:, 0].numpy())
     if not faulty.size:
         return
-    kind, simulation, number = tree.faults[faulty[0]].tolist()
+    kind, simulation, number = tree.faults[int(faulty[0])].tolist()
     what, expected = {
-        kernels.FAULT_REWARD: ("the model's reward", "a finite number"),
-        kernels.FAULT_DISCOUNT: ("the model's discount", "a number in [-1, 1]"),
-        kernels.FAULT_VALUE: ("the model's value", "a finite number"),
-        kernels.FAULT_LOGITS: ("one of the model's prior_logits", "a finite number, or -inf for an illegal action"),
-        kernels.FAULT_OVERFLOW: ("the value backed up", f"one within ±{LARGEST_Q:.2g}"),
+        rule.FAULT_REWARD: ("the model's reward", "a finite number"),
+        rule.FAULT_DISCOUNT: ("the model's discount", "a number in [-1, 1]"),
+        rule.FAULT_VALUE: ("the model's value", "a finite number"),
+        rule.FAULT_LOGITS: ("one of the model's prior_logits", "a finite number, or -inf for an illegal action"),
+        rule.FAULT_OVERFLOW: ("the value backed up", f"one within ±{LARGEST_Q:.2g}"),
     }[int(kind)]
     raise ValueError(
         f"{what} is {number} in simulation {int(simulation)} of row {faulty[0]}; expected {expected}."

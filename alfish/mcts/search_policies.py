@@ -1,12 +1,26 @@
-"""Searches as an algorithm calls them: from the model's root to an action and a policy target."""
+"""Searches as an algorithm calls them: noise, then a search, then an action and a policy target.
 
+Each policy is a small record of choices, made by gin or by hand, and its call is the recipe. A new one is a function or a
+record with the call of `SearchPolicy`, put together from the parts in this file and in `root_policies.py`.
+"""
+
+import dataclasses
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import gin
 import torch
 
-from alfish.mcts.records import Model, PuctSettings, RootNode, SearchResult
+from alfish.mcts.records import Model, RetainedTrees, RootNode, SearchResult
+from alfish.mcts.root_policies import RootPolicy, halving_winner, improvement_of, root_policy
 from alfish.mcts.search import search
+from alfish.mcts.settings import (
+    ImprovedPolicy,
+    RegularisedPolicy,
+    SearchSettings,
+    SequentialHalving,
+    check_setting,
+)
 from alfish.ops.distributions import sample_categorical
 
 
@@ -15,8 +29,7 @@ class PolicyOutput(NamedTuple):
 
     Attributes:
         action: `[B]` int64.
-        policy: `[B, A]` float32, the training target: the shares of the root's visits, whatever the temperature;
-            without simulations the root's prior as the search saw it, masked and with noise.
+        policy: `[B, A]` float32, the training target, whatever the temperature.
         value: `[B]` float32, the root's value (`SearchResult.value`).
         search: the whole result; hold on to it only while it is needed, it owns the trees.
     """
@@ -27,45 +40,157 @@ class PolicyOutput(NamedTuple):
     search: SearchResult
 
 
-def puct_policy(
-    root: RootNode,
-    model: Model,
-    num_simulations: int,
-    settings: PuctSettings,
-    legal_mask: torch.Tensor | None = None,
-    temperature: float = 0.0,
-    dirichlet_alpha: float = 0.3,
-    noise_fraction: float = 0.0,
-) -> PolicyOutput:
-    """Acts by the root's visits (Schrittwieser et al. 2020, https://arxiv.org/abs/1911.08265, appendix B and D).
+class SearchPolicy(Protocol):
+    """From the model's roots to actions and targets."""
+
+    @property
+    def retains_trees(self) -> bool:
+        """Whether `retained` may be given."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        root: RootNode,
+        model: Model,
+        num_simulations: int,
+        legal_mask: torch.Tensor | None = None,
+        temperature: float | torch.Tensor = 0.0,
+        explore: bool = False,
+        retained: RetainedTrees | None = None,
+    ) -> PolicyOutput:
+        """Searches B positions. Random numbers come from torch's global generator.
+
+        Args:
+            root: the positions.
+            model: what the search asks.
+            num_simulations: at least 0.
+            legal_mask: `[B, A]` bool, True for legal actions; None for all.
+            temperature: of the drawing of actions, a number or one for each row `[B]`, at least 0; 0 takes the best.
+            explore: True while collecting, for the noise of the root; False for play and evaluation.
+            retained: trees to go on with (`search`).
+
+        Raises:
+            ValueError: an argument is out of its range, or the search cannot run (`search`).
+        """
+        raise NotImplementedError
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class PuctPolicy:
+    """MuZero's acting: Dirichlet noise, search, visits (Schrittwieser et al. 2020, appendix B and D).
+
+    With other rules in `search` and other policies in `act` and `learn` it is policy-regularised search, all or part of it
+    (Grill et al. 2020, section 4: SEARCH, ACT and LEARN).
 
     Args:
-        root: the positions.
-        model: what the search asks.
-        num_simulations: at least 0; with 0 the prior is the policy.
-        settings: the rule of choice within the tree.
-        legal_mask: `[B, A]` bool, True for legal actions; None for all.
-        temperature: the action is drawn with probabilities `policy ** (1 / temperature)`, normalised; 0 takes the most
-            visited, the lowest of those that are equal. Draws from torch's global generator.
+        search: how the search chooses; at its root any rule but SequentialHalving (`GumbelPolicy`).
         dirichlet_alpha: concentration of the root's noise, above 0. Read when `noise_fraction` > 0.
-        noise_fraction: share of the noise in the root's prior, in [0, 1]; 0 for play and evaluation.
+        noise_fraction: share of the noise in the root's prior while exploring, in [0, 1].
+        act: the policy from whose probabilities, to the power of 1 / temperature, the action is drawn: "visits", an
+            ImprovedPolicy or a RegularisedPolicy.
+        learn: the policy to learn: the same choice. Without simulations, "visits" are the root's prior as the search saw
+            it, masked and with noise.
 
     Raises:
-        ValueError: an argument is out of its range, or the search cannot run (`search`).
+        ValueError: a choice is out of its range.
     """
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature is {temperature!r}; expected a finite number of at least 0")
-    if not 0 <= noise_fraction <= 1:
-        raise ValueError(f"noise_fraction is {noise_fraction!r}; expected a number in [0, 1]")
-    if noise_fraction > 0:
-        logits = noisy_logits(root.prior_logits, legal_mask, dirichlet_alpha, noise_fraction)
-        root = root._replace(prior_logits=logits)
-    result = search(root, model, num_simulations, settings, legal_mask)
-    if num_simulations > 0:
-        policy = result.visits / float(num_simulations)
-    else:
-        policy = torch.from_numpy(result.tree.priors[:, 0].copy()).to(result.visits.device)
-    return PolicyOutput(sample_action(policy, temperature), policy, result.value, result)
+
+    search: SearchSettings = SearchSettings()
+    dirichlet_alpha: float = 0.3
+    noise_fraction: float = 0.25
+    act: RootPolicy = "visits"
+    learn: RootPolicy = "visits"
+
+    def __post_init__(self) -> None:
+        halves = isinstance(self.search.root, SequentialHalving)
+        check_setting(self, "search", not halves, "a root that is not SequentialHalving; GumbelPolicy acts with that")
+        check_setting(self, "dirichlet_alpha", 0 < self.dirichlet_alpha < math.inf, "a finite number above 0")
+        check_setting(self, "noise_fraction", 0 <= self.noise_fraction <= 1, "a number in [0, 1]")
+        for name in ("act", "learn"):
+            policy = getattr(self, name)
+            valid = policy == "visits" or isinstance(policy, ImprovedPolicy | RegularisedPolicy)
+            check_setting(self, name, valid, '"visits", an ImprovedPolicy or a RegularisedPolicy')
+
+    @property
+    def retains_trees(self) -> bool:
+        return True
+
+    def __call__(
+        self,
+        root: RootNode,
+        model: Model,
+        num_simulations: int,
+        legal_mask: torch.Tensor | None = None,
+        temperature: float | torch.Tensor = 0.0,
+        explore: bool = False,
+        retained: RetainedTrees | None = None,
+    ) -> PolicyOutput:
+        """See `SearchPolicy`."""
+        if explore and self.noise_fraction > 0:
+            logits = noisy_logits(root.prior_logits, legal_mask, self.dirichlet_alpha, self.noise_fraction)
+            root = root._replace(prior_logits=logits)
+        seed = draw_seed(self.search)
+        result = search(root, model, num_simulations, self.search, legal_mask, seed=seed, retained=retained)
+        acting = root_policy(result, self.act)
+        learned = acting if self.learn == self.act else root_policy(result, self.learn)
+        return PolicyOutput(sample_action(acting, temperature), learned, result.value, result)
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class GumbelPolicy:
+    """Gumbel MuZero's acting: Gumbel noise, sequential halving, its winner (Danihelka et al. 2022, sections 2 to 4).
+
+    The winner is the action, whatever the temperature: the Gumbel noise is its exploration. The policy to learn is
+    softmax(logits + σ(completed Q)).
+
+    Args:
+        search: how the search chooses; its root must be SequentialHalving.
+        gumbel_scale: of the noise while exploring, at least 0; without exploring it is 0.
+
+    Raises:
+        ValueError: a choice is out of its range.
+    """
+
+    search: SearchSettings = SearchSettings(SequentialHalving(), ImprovedPolicy())
+    gumbel_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        halves = isinstance(self.search.root, SequentialHalving)
+        check_setting(self, "search", halves, "a root of SequentialHalving; PuctPolicy acts with the others")
+        check_setting(self, "gumbel_scale", 0 <= self.gumbel_scale < math.inf, "a finite number, at least 0")
+
+    @property
+    def retains_trees(self) -> bool:
+        return False
+
+    def __call__(
+        self,
+        root: RootNode,
+        model: Model,
+        num_simulations: int,
+        legal_mask: torch.Tensor | None = None,
+        temperature: float | torch.Tensor = 0.0,
+        explore: bool = False,
+        retained: RetainedTrees | None = None,
+    ) -> PolicyOutput:
+        """See `SearchPolicy`."""
+        del temperature
+        noise = None
+        if explore and self.gumbel_scale > 0:
+            uniform = torch.rand_like(root.prior_logits, dtype=torch.float32).clamp_(min=1e-20)
+            noise = -self.gumbel_scale * (-uniform.log()).log()
+        seed = draw_seed(self.search)
+        result = search(root, model, num_simulations, self.search, legal_mask, noise, seed, retained)
+        halving = self.search.root
+        assert isinstance(halving, SequentialHalving)
+        return PolicyOutput(halving_winner(result), root_policy(result, improvement_of(halving)), result.value, result)
+
+
+def draw_seed(settings: SearchSettings) -> int:
+    """A seed for the search's own choices, from torch's global generator, if it makes any at random."""
+    return int(torch.randint(1 << 31, ())) if settings.is_random else 0
 
 
 def noisy_logits(
@@ -104,19 +229,35 @@ def noisy_logits(
     return torch.where(usable.unsqueeze(1), mixed, logits)
 
 
-def sample_action(policy: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Draws from `policy ** (1 / temperature)`, normalised; see `puct_policy`.
+def sample_action(policy: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+    """Draws from `policy ** (1 / temperature)`, normalised.
 
     Args:
         policy: `[B, A]`, probabilities.
-        temperature: at least 0. At 0 the lowest of the most probable actions.
+        temperature: a number or one for each row `[B]`, at least 0. At 0 the lowest of the most probable actions.
 
     Returns:
         `[B]` int64.
+
+    Raises:
+        ValueError: the temperature is negative or not finite.
     """
+    if isinstance(temperature, torch.Tensor):
+        return _sample_rows(policy, temperature)
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature is {temperature!r}; expected a finite number of at least 0")
     if temperature == 0:
         return policy.argmax(dim=1)
     logits = policy.log()
     # The maximum is taken off before the division, so that a small temperature cannot overflow.
     logits = (logits - logits.amax(dim=1, keepdim=True)) / temperature
     return sample_categorical(logits)
+
+
+def _sample_rows(policy: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+    if temperature.shape != policy.shape[:1]:
+        raise ValueError(f"temperature has the shape {tuple(temperature.shape)}; expected [B] with B = {len(policy)}")
+    divisor = torch.where(temperature > 0, temperature, 1.0).unsqueeze(1)
+    logits = policy.log()
+    drawn = sample_categorical((logits - logits.amax(dim=1, keepdim=True)) / divisor)
+    return torch.where(temperature > 0, drawn, policy.argmax(dim=1))

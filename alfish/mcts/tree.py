@@ -1,8 +1,8 @@
-"""The record of a batch of search trees: dense arrays, one row per tree."""
+"""The record of a batch of search trees: dense tensors, one row per tree."""
 
 from typing import NamedTuple
 
-import numpy as np
+import torch
 
 UNEXPANDED = -1
 """In `Tree.children`: an edge that no simulation has reached."""
@@ -10,53 +10,107 @@ ILLEGAL = -2
 """In `Tree.children`: an edge that must not be taken."""
 NO_PARENT = -1
 """In `Tree.parents`: the root, or a slot without a node."""
+NO_ACTION = -1
+"""In `Tree.candidates`: every legal action was tried."""
+DECISION, CHANCE = 0, 1
+"""In `Tree.kinds`: who chooses at the node, a player or chance."""
 
 
 class Tree(NamedTuple):
     """B search trees with A edges per node and room for N nodes each.
 
-    All fields are C-contiguous NumPy arrays in host memory; `torch.from_numpy` shares them without a copy. Node 0 is
-    the root and simulation i creates node i, so N is the number of simulations plus one. A simulation that ends at an
-    existing node (a terminal edge, or the depth limit) leaves its own slot empty: `visits` 0 and `parents` NO_PARENT
-    mark it, and its other entries are undefined.
+    The fields of nodes and edges are views of one buffer, `[B, N, words]`, on the device of the search. Node 0 is the
+    root and, in a tree that was begun anew, simulation i creates node i, so N is the number of simulations plus one. A simulation that ends at an existing node
+    (a terminal edge, or the depth limit) leaves its own slot empty: `visits` 0 and `parents` NO_PARENT mark it, and its
+    other entries are undefined.
 
-    The Q-value of the edge into node i is `rewards[i] + discounts[i] * value_sums[i] / visits[i]`, in the view of the
-    player who chooses at its parent.
+    The Q-value of the edge into node i is `rewards[i] + discounts[i] * values[i]`, in the view of the player who
+    chooses at its parent.
 
     Attributes:
         visits: `[B, N]` int32, simulations through the node, plus one for the evaluation that created the root. The
             evaluation that created another node is the last step of the simulation that did, and counts as that one.
-        value_sums: `[B, N]` float32, sum of the returns from the node on, one per visit.
+        values: `[B, N]` float32, mean of the returns from the node on over its visits.
         raw_values: `[B, N]` float32, the model's value; 0 for a node behind a terminal edge.
         rewards: `[B, N]` float32, received on the edge into the node; 0 for the root.
         discounts: `[B, N]` float32 in [-1, 1], of the edge into the node: 0 is terminal, negative changes the player.
+        players: `[B, N]` int32, `to_play` of the model's answers; 0 where they have none.
+        kinds: `[B, N]` int32, DECISION or CHANCE.
         parents: `[B, N]` int32.
         actions: `[B, N]` int32, the action of the edge into the node.
+        num_tried: `[B, N]` int32, how many actions of the node were tried.
+        candidates: `[B, N]` int32, the most probable legal action that was not tried, or NO_ACTION.
+        untried_mass: `[B, N]` float32, sum of the priors of the legal actions that were not tried.
         priors: `[B, N, A]` float32, probabilities.
+        logits: `[B, N, A]` float32, logarithms of the priors, at least -1e9; `[B, N, 0]` where no rule reads them.
         children: `[B, N, A]` int32, a node's number, UNEXPANDED or ILLEGAL.
         edge_visits: `[B, N, A]` int32, equal to `visits` of the child.
         q_values: `[B, N, A]` float32, 0 for an edge that was not visited.
+        tried: `[B, N, A]` int32, the actions that were tried, in the order of trying; the first `num_tried` count.
         value_range: `[B, 2]` float32, the smallest and the largest Q-value that any edge of the tree has had.
-        faults: `[B, 3]` float32, the kind (`kernels.py`), simulation and value of the first number that could not be
-            used; the kind is 0 if there was none.
+        gumbels: `[B, A]` float32, Gumbel noise of the root's actions (`SequentialHalving`), else 0.
+        seeds: `[B]` int64 in [0, 2³²), of the tree's random choices.
+        faults: `[B, 3]` float32, the kind (`rule.py`), node and value of the first number that could not be used;
+            the kind is 0 if there was none.
     """
 
-    visits: np.ndarray
-    value_sums: np.ndarray
-    raw_values: np.ndarray
-    rewards: np.ndarray
-    discounts: np.ndarray
-    parents: np.ndarray
-    actions: np.ndarray
-    priors: np.ndarray
-    children: np.ndarray
-    edge_visits: np.ndarray
-    q_values: np.ndarray
-    value_range: np.ndarray
-    faults: np.ndarray
+    visits: torch.Tensor
+    values: torch.Tensor
+    raw_values: torch.Tensor
+    rewards: torch.Tensor
+    discounts: torch.Tensor
+    players: torch.Tensor
+    kinds: torch.Tensor
+    parents: torch.Tensor
+    actions: torch.Tensor
+    num_tried: torch.Tensor
+    candidates: torch.Tensor
+    untried_mass: torch.Tensor
+    priors: torch.Tensor
+    logits: torch.Tensor
+    children: torch.Tensor
+    edge_visits: torch.Tensor
+    q_values: torch.Tensor
+    tried: torch.Tensor
+    value_range: torch.Tensor
+    gumbels: torch.Tensor
+    seeds: torch.Tensor
+    faults: torch.Tensor
 
 
-def new_tree(num_trees: int, num_nodes: int, num_actions: int, known_range: tuple[float, float] | None = None) -> Tree:
+_NODE_FIELDS = Tree._fields[: Tree._fields.index("priors")]
+_EDGE_FIELDS = ("priors", "children", "edge_visits", "q_values", "tried", "logits")
+_INTEGERS = frozenset("visits players kinds parents actions num_tried candidates children edge_visits tried".split())
+"""Fields of int32; those of nodes and edges that are not here are float32."""
+NODE_PLACES = {name: place for place, name in enumerate(_NODE_FIELDS)}
+"""Where a node's record holds its own fields, in words of four bytes."""
+EDGE_PLACES = {name: len(_NODE_FIELDS) + place for place, name in enumerate(_EDGE_FIELDS)}
+"""Where a node's record holds the fields of its first edge, in words; the logits are last, as they may be left out."""
+_CACHE_LINE = 16
+
+
+def edge_words(with_logits: bool) -> int:
+    """Words of one edge in a node's record."""
+    return len(_EDGE_FIELDS) if with_logits else len(_EDGE_FIELDS) - 1
+
+
+def node_words(num_actions: int, with_logits: bool) -> int:
+    """Words of a node's record: its own fields, then edge after edge, up to the end of a cache line.
+
+    All that a step of a simulation reads lies together, because a search waits for memory more than it computes.
+    """
+    words = len(_NODE_FIELDS) + num_actions * edge_words(with_logits)
+    return (words + _CACHE_LINE - 1) // _CACHE_LINE * _CACHE_LINE
+
+
+def new_tree(
+    num_trees: int,
+    num_nodes: int,
+    num_actions: int,
+    known_range: tuple[float, float] | None = None,
+    with_logits: bool = True,
+    device: torch.device | str = "cpu",
+) -> Tree:
     """Allocates a tree record without nodes.
 
     Args:
@@ -64,25 +118,51 @@ def new_tree(num_trees: int, num_nodes: int, num_actions: int, known_range: tupl
         num_nodes: N, at least 1.
         num_actions: A, at least 1.
         known_range: where `value_range` starts. None starts it empty, as (inf, -inf).
-
-    Returns:
-        A Tree. What a node needs is written when the node is made, so the large arrays are not cleared here.
+        with_logits: whether a rule reads `logits`.
+        device: where the tensors are.
     """
-    nodes, edges = (num_trees, num_nodes), (num_trees, num_nodes, num_actions)
-    tree = Tree(
-        visits=np.zeros(nodes, np.int32),
-        value_sums=np.empty(nodes, np.float32),
-        raw_values=np.empty(nodes, np.float32),
-        rewards=np.empty(nodes, np.float32),
-        discounts=np.empty(nodes, np.float32),
-        parents=np.full(nodes, NO_PARENT, np.int32),
-        actions=np.empty(nodes, np.int32),
-        priors=np.empty(edges, np.float32),
-        children=np.empty(edges, np.int32),
-        edge_visits=np.empty(edges, np.int32),
-        q_values=np.empty(edges, np.float32),
-        value_range=np.empty((num_trees, 2), np.float32),
-        faults=np.zeros((num_trees, 3), np.float32),
+    words, width = node_words(num_actions, with_logits), edge_words(with_logits)
+    floats = torch.zeros((num_trees, num_nodes, words), device=device)
+    integers = floats.view(torch.int32)
+    fields: dict[str, torch.Tensor] = {}
+    for name, place in NODE_PLACES.items():
+        fields[name] = (integers if name in _INTEGERS else floats)[:, :, place]
+    shape, strides = (num_trees, num_nodes, num_actions), (num_nodes * words, words, width)
+    for name, place in EDGE_PLACES.items():
+        if name == "logits" and not with_logits:
+            fields[name] = floats[:, :, :0]
+        else:
+            fields[name] = (integers if name in _INTEGERS else floats).as_strided(shape, strides, place)
+    fields["parents"].fill_(NO_PARENT)
+    low, high = (torch.inf, -torch.inf) if known_range is None else known_range
+    return Tree(
+        **fields,
+        value_range=torch.tensor([[low, high]], device=device).repeat(num_trees, 1),
+        gumbels=torch.zeros((num_trees, num_actions), device=device),
+        seeds=torch.zeros(num_trees, dtype=torch.int64, device=device),
+        faults=torch.zeros((num_trees, 3), device=device),
     )
-    tree.value_range[:] = (np.inf, -np.inf) if known_range is None else known_range
-    return tree
+
+
+def node_records(tree: Tree) -> torch.Tensor:
+    """The buffer behind the fields of nodes and edges, `[B, N, words]` int32."""
+    num_trees, num_nodes = tree.visits.shape
+    words = tree.visits.stride(1)
+    return tree.visits.as_strided((num_trees, num_nodes, words), (num_nodes * words, words, 1))
+
+
+def tree_bytes(
+    num_trees: int, num_nodes: int, num_actions: int, latent_bytes: int = 0, with_logits: bool = True
+) -> int:
+    """Bytes that a search holds: the tree record and the latents of all nodes. Linear in B · N · A.
+
+    Args:
+        num_trees: B.
+        num_nodes: N, the number of simulations plus one.
+        num_actions: A.
+        latent_bytes: of one latent.
+        with_logits: whether a rule reads `Tree.logits` (`SearchSettings.needs_logits`).
+    """
+    per_node = 4 * node_words(num_actions, with_logits) + latent_bytes
+    per_tree = 4 * (2 + num_actions + 3) + 8
+    return num_trees * (num_nodes * per_node + per_tree)

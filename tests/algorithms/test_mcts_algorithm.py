@@ -7,12 +7,15 @@ from muzero_parts import ACTION, OBSERVATION, PlainModel, small_model
 from alfish import specs
 from alfish.algorithms.mcts_algorithm import MCTSAlgorithm
 from alfish.data_structures import Progress, time_step_spec
+from alfish.mcts.search_policies import GumbelPolicy, PuctPolicy
 from alfish.ops.schedules import StepSchedule
 from alfish.specs import BoundedTensorSpec, TensorSpec
 
 
 def make(model=None, action_spec=ACTION, **options):
     settings = {"num_simulations": 8} | options
+    if "noise_fraction" in settings:
+        settings["search_policy"] = PuctPolicy(noise_fraction=settings.pop("noise_fraction"))
     return MCTSAlgorithm(OBSERVATION, action_spec, small_model() if model is None else model, 0.9, **settings)
 
 
@@ -128,10 +131,7 @@ def test_it_draws_from_torchs_generator_only():
     [
         ("num_simulations", -1),
         ("num_evaluation_simulations", -2),
-        ("dirichlet_alpha", 0.0),
-        ("dirichlet_alpha", -1.0),
-        ("noise_fraction", -0.1),
-        ("noise_fraction", 1.5),
+        ("greedy_after_moves", -1),
         ("temperature", -1.0),
         ("temperature", math.inf),
     ],

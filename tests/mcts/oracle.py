@@ -30,11 +30,11 @@ class Node:
         self.raw_value = F(value) if discount != 0 else F(0)
         self.priors = softmax(logits)
         self.children = {}
-        self.visits, self.value_sum = 0, F(0)
+        self.visits, self.value = 0, F(0)
 
     def q_value(self):
         """Q of the edge into this node."""
-        return self.reward + self.discount * (self.value_sum / F(self.visits))
+        return self.reward + self.discount * self.value
 
 
 class Search:
@@ -52,7 +52,7 @@ class Search:
 
     def unvisited_score(self, node):
         if self.unvisited == "parent":
-            return min(max(self.scaled(node.value_sum / F(node.visits)), F(0)), F(1))
+            return min(max(self.scaled(node.value), F(0)), F(1))
         if self.unvisited == "siblings":
             scores = [self.scaled(node.children[action].q_value()) for action in sorted(node.children)]
             return sum(scores, F(0)) / F(max(len(scores), 1))
@@ -62,8 +62,10 @@ class Search:
         exploration = F(math.sqrt(node.visits) * (self.c1 + math.log((node.visits + self.c2 + 1) / self.c2)))
         unvisited = self.unvisited_score(node)
         scores = {}
+        untried = [action for action, prior in enumerate(node.priors) if prior is not None and action not in node.children]
+        first = max(untried, key=lambda action: (node.priors[action], -action), default=None)
         for action, prior in enumerate(node.priors):
-            if prior is None:
+            if prior is None or (action in untried and action != first):
                 continue
             child = node.children.get(action)
             value = self.scaled(child.q_value()) if child else unvisited
@@ -73,7 +75,7 @@ class Search:
     def run(self, state, logits, value, num_simulations):
         """Returns `(visits, root value, Q-values)`; Q is 0 for actions that were not visited."""
         root = Node(state, 0.0, 1.0, logits, value)
-        root.visits, root.value_sum = 1, root.raw_value
+        root.visits, root.value = 1, root.raw_value
         for _ in range(num_simulations):
             node, path = root, [root]
             while True:
@@ -89,13 +91,13 @@ class Search:
             self.back_up(path)
         children = [root.children.get(action) for action in range(len(logits))]
         visits = [child.visits if child else 0 for child in children]
-        return visits, root.value_sum / F(root.visits), [child.q_value() if child else F(0) for child in children]
+        return visits, root.value, [child.q_value() if child else F(0) for child in children]
 
     def back_up(self, path):
         value = path[-1].raw_value
         for node in reversed(path):
             node.visits += 1
-            node.value_sum = node.value_sum + value
+            node.value = node.value + (value - node.value) / F(node.visits)
             if node is not path[0]:
                 q_value = node.q_value()
                 self.low = q_value if self.low is None else min(self.low, q_value)

@@ -7,10 +7,17 @@ import oracle
 import pytest
 import torch
 
-from alfish.mcts.records import PuctSettings, RootNode, Step
+from alfish.mcts.records import RootNode, Step
 from alfish.mcts.search import search
+from alfish.mcts.settings import Puct, RegularisedPolicy, SearchSettings, SequentialHalving
 
 STATES = 7
+
+
+def puct(unvisited_value=0.0, c1=1.25, c2=19652.0, **shared):
+    """PUCT at the root and below."""
+    rule = Puct(c1, c2, unvisited_value)
+    return SearchSettings(rule, rule, **shared)
 
 
 class TabularModel:
@@ -60,11 +67,11 @@ def check_against_oracle(model, num_simulations, settings, legal_mask=None):
             logits[~legal_mask[row].numpy()] = -np.inf
         reference = oracle.Search(
             model.one_row(row),
-            settings.c1,
-            settings.c2,
+            settings.root.c1,
+            settings.root.c2,
             settings.known_range,
             settings.minimum_range,
-            settings.unvisited_value,
+            settings.root.unvisited_value,
             settings.max_depth,
         )
         visits, value, q_values = reference.run(0, logits, model.value[row, 0], num_simulations)
@@ -74,16 +81,16 @@ def check_against_oracle(model, num_simulations, settings, legal_mask=None):
 
 
 SETTINGS = {
-    "paper": PuctSettings(),
-    "parent": PuctSettings(unvisited_value="parent"),
-    "siblings": PuctSettings(unvisited_value="siblings"),
-    "half": PuctSettings(unvisited_value=0.5),
-    "known_range": PuctSettings(known_range=(-2.0, 1.0)),
-    "known_range_parent": PuctSettings(known_range=(-2.0, 1.0), unvisited_value="parent"),
-    "depth_1": PuctSettings(max_depth=1),
-    "depth_3": PuctSettings(max_depth=3, unvisited_value="siblings"),
-    "weights": PuctSettings(c1=0.4, c2=3.0, minimum_range=5.0),
-    "no_prior": PuctSettings(c1=0.0, c2=1e30),
+    "paper": puct(),
+    "parent": puct(unvisited_value="parent"),
+    "siblings": puct(unvisited_value="siblings"),
+    "half": puct(unvisited_value=0.5),
+    "known_range": puct(value_range=(-2.0, 1.0)),
+    "known_range_parent": puct(value_range=(-2.0, 1.0), unvisited_value="parent"),
+    "depth_1": puct(max_depth=1),
+    "depth_3": puct(max_depth=3, unvisited_value="siblings"),
+    "weights": puct(c1=0.4, c2=3.0, minimum_range=5.0),
+    "no_prior": puct(c1=0.0, c2=1e30),
 }
 DISCOUNTS = {"single": [0.9], "ends": [0.0, 1.0, 0.97], "two_players": [-1.0, -0.9, 0.0], "all_end": [0.0]}
 
@@ -108,12 +115,12 @@ def test_equals_the_oracle_with_legal_masks(name):
 
 def test_threads_give_the_same_result(monkeypatch):
     model = TabularModel(16, 4, [0.9, 0.0], seed=8)
-    serial = search(model.root(), model, 25, PuctSettings())
+    serial = search(model.root(), model, 25, puct())
     threads = torch.get_num_threads()
-    monkeypatch.setattr("alfish.mcts.compiled.PARALLEL_EDGES", 1)
+    monkeypatch.setattr("alfish.mcts.host.PARALLEL_EDGES", 1)
     try:
         torch.set_num_threads(2)
-        parallel = search(model.root(), model, 25, PuctSettings())
+        parallel = search(model.root(), model, 25, puct())
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(serial.value, parallel.value)
@@ -123,14 +130,14 @@ def test_threads_give_the_same_result(monkeypatch):
 
 def test_rows_do_not_see_each_other():
     model = TabularModel(5, 4, [0.9, 0.0], seed=3)
-    whole = search(model.root(), model, 30, PuctSettings())
+    whole = search(model.root(), model, 30, puct())
     for row in range(5):
         root = RootNode(
             {name: leaf[row : row + 1] for name, leaf in model.root().latent.items()},
             model.root().prior_logits[row : row + 1],
             model.root().value[row : row + 1],
         )
-        alone = search(root, model, 30, PuctSettings())
+        alone = search(root, model, 30, puct())
         assert torch.equal(alone.visits[0], whole.visits[row])
         assert torch.equal(alone.value[0], whole.value[row])
 
@@ -138,7 +145,7 @@ def test_rows_do_not_see_each_other():
 def test_is_deterministic_and_draws_nothing():
     model = TabularModel(3, 4, [0.9], seed=4)
     state = torch.get_rng_state()
-    first, second = (search(model.root(), model, 30, PuctSettings()) for _ in range(2))
+    first, second = (search(model.root(), model, 30, puct()) for _ in range(2))
     assert torch.equal(first.visits, second.visits)
     assert torch.equal(first.q_values, second.q_values)
     assert torch.equal(state, torch.get_rng_state())
@@ -147,7 +154,7 @@ def test_is_deterministic_and_draws_nothing():
 @pytest.mark.parametrize("discounts", [[0.9], [0.0, 0.9]])
 def test_tree_is_consistent(discounts):
     model = TabularModel(3, 4, discounts, seed=6)
-    tree = search(model.root(), model, 40, PuctSettings(max_depth=4)).tree
+    tree = search(model.root(), model, 40, puct(max_depth=4)).tree
     for row in range(3):
         for node in range(41):
             if tree.visits[row, node] == 0:
@@ -157,7 +164,7 @@ def test_tree_is_consistent(discounts):
             stops = tree.visits[row, node] - inside
             assert stops >= 1
             children = tree.children[row, node]
-            for action in np.flatnonzero(children >= 0):
+            for action in (children >= 0).nonzero().flatten().tolist():
                 child = children[action]
                 assert (tree.parents[row, child], tree.actions[row, child]) == (node, action)
                 assert tree.edge_visits[row, node, action] == tree.visits[row, child]
@@ -176,7 +183,7 @@ def test_a_search_by_hand():
         return Step(latent, action.float(), 0 * ones, torch.zeros(1, 2), 7 * ones)
 
     root = RootNode(torch.zeros(1, 3), torch.zeros(1, 2), torch.tensor([4.0]))
-    result = search(root, model, 4, PuctSettings())
+    result = search(root, model, 4, puct())
     assert result.visits.tolist() == [[1, 3]]
     assert result.q_values.tolist() == [[0.0, 1.0]]
     assert result.value.item() == pytest.approx(1.4)
@@ -201,30 +208,35 @@ BIG = 3.4e38
 @pytest.mark.parametrize("value", [0.0, -1e30, 1e36])
 def test_extreme_numbers(logits, unvisited, value):
     model, root = constant_model(logits, value=value)
-    result = search(root, model, 50, PuctSettings(unvisited_value=unvisited))
+    result = search(root, model, 50, puct(unvisited_value=unvisited))
     assert torch.isfinite(result.value).all()
     assert result.visits.sum() == 50
     illegal = torch.tensor(logits) == -math.inf
     assert (result.visits[0][illegal] == 0).all()
-    assert np.isfinite(result.tree.priors).all()
-    np.testing.assert_allclose(result.tree.priors.sum(-1)[result.tree.visits > 0], 1.0, rtol=1e-6)
+    assert torch.isfinite(result.tree.priors).all()
+    torch.testing.assert_close(
+        result.tree.priors.sum(-1)[result.tree.visits > 0],
+        torch.ones(len(result.tree.visits[result.tree.visits > 0])),
+        rtol=1e-6,
+        atol=0,
+    )
 
 
 def test_equal_scores_take_the_lowest_action():
     model, root = constant_model([0.0] * 4, discount=0.0)
-    assert search(root, model, 6, PuctSettings()).visits.tolist() == [[2, 2, 1, 1]]
+    assert search(root, model, 6, puct()).visits.tolist() == [[2, 2, 1, 1]]
 
 
 def test_illegal_actions_below_the_root_are_not_taken_whatever_unvisited_actions_are_worth():
     model, root = constant_model([0.0, -math.inf, 0.0])
-    tree = search(root, model, 50, PuctSettings(unvisited_value=100.0)).tree
+    tree = search(root, model, 50, puct(unvisited_value=100.0)).tree
     assert (tree.edge_visits[:, :, 1] == 0).all()
 
 
 def test_a_node_without_legal_actions_below_the_root_treats_all_as_legal_and_equal():
     model, root = constant_model([-math.inf] * 2)
     root = root._replace(prior_logits=torch.zeros(1, 2))
-    tree = search(root, model, 20, PuctSettings()).tree
+    tree = search(root, model, 20, puct()).tree
     assert (tree.priors == 0.5).all()
 
 
@@ -232,7 +244,7 @@ def test_no_simulations():
     def model(latent, action):
         raise AssertionError("not called")
 
-    result = search(constant_model([0.0, 1.0], value=2.5)[1], model, 0, PuctSettings())
+    result = search(constant_model([0.0, 1.0], value=2.5)[1], model, 0, puct())
     assert result.visits.tolist() == [[0, 0]]
     assert result.value.tolist() == [2.5]
 
@@ -246,7 +258,7 @@ def test_other_dtypes_layouts_and_gradients_are_accepted():
         wide = torch.zeros(3, 2).t() * weight
         return Step(latent + 1, wide[:, 0].double(), wide[:, 1], wide.bfloat16(), wide[:, 2])
 
-    result = search(RootNode(latent, torch.zeros(2, 3), torch.zeros(2)), model, 5, PuctSettings())
+    result = search(RootNode(latent, torch.zeros(2, 3), torch.zeros(2)), model, 5, puct())
     assert not result.value.requires_grad
     assert result.visits.sum() == 10
 
@@ -260,7 +272,6 @@ def test_other_dtypes_layouts_and_gradients_are_accepted():
         ({"discount": math.nan}, "discount is nan"),
         ({"logits": [0.0, math.nan]}, "prior_logits is nan in simulation 1"),
         ({"logits": [math.inf, 0.0]}, "prior_logits is inf"),
-        ({"value": 1.6e38, "discount": 1.0}, "the value backed up is inf in simulation 3"),
         (
             {"reward": 1.6e38, "discount": 1.0},
             "the value backed up is .* in simulation 3 of row 0; expected one within",
@@ -271,7 +282,7 @@ def test_unusable_answers_are_named(change, message):
     model, root = constant_model(**{"logits": [0.0, 0.0], **change})
     root = root._replace(prior_logits=torch.zeros(1, 2), value=torch.zeros(1))
     with pytest.raises(ValueError, match=message):
-        search(root, model, 40, PuctSettings(max_depth=2))
+        search(root, model, 40, puct(max_depth=2))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +300,7 @@ def test_unusable_answers_are_named(change, message):
 def test_unusable_roots_are_named(change, message):
     root = RootNode(torch.zeros(2, 1), torch.zeros(2, 2), torch.zeros(2))._replace(**change)
     with pytest.raises(ValueError, match=message):
-        search(root, constant_model([0.0, 0.0])[0], 3, PuctSettings())
+        search(root, constant_model([0.0, 0.0])[0], 3, puct())
 
 
 @pytest.mark.parametrize(
@@ -303,14 +314,14 @@ def test_unusable_roots_are_named(change, message):
 def test_unusable_masks_are_named(mask, message):
     root = RootNode((), torch.zeros(2, 2), torch.zeros(2))
     with pytest.raises(ValueError, match=message):
-        search(root, constant_model([0.0, 0.0])[0], 3, PuctSettings(), mask)
+        search(root, constant_model([0.0, 0.0])[0], 3, puct(), mask)
 
 
 @pytest.mark.parametrize("num_simulations", [-1, 2.0, True])
 def test_unusable_numbers_of_simulations_are_named(num_simulations):
     model, root = constant_model([0.0, 0.0])
     with pytest.raises(ValueError, match="num_simulations is"):
-        search(root, model, num_simulations, PuctSettings())
+        search(root, model, num_simulations, puct())
 
 
 @pytest.mark.parametrize(
@@ -326,22 +337,31 @@ def test_wrong_shapes_of_answers_are_named(change, message):
     zeros = torch.zeros(2)
     step = Step(torch.zeros(2, 1), zeros, zeros, torch.zeros(2, 2), zeros)._replace(**change)
     with pytest.raises(ValueError, match=message):
-        search(RootNode(torch.zeros(2, 1), torch.zeros(2, 2), zeros), lambda *_: step, 3, PuctSettings())
+        search(RootNode(torch.zeros(2, 1), torch.zeros(2, 2), zeros), lambda *_: step, 3, puct())
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("record", "wrong"),
     [
-        {"c1": -1.0},
-        {"c2": 0.0},
-        {"known_range": (1.0, 1.0)},
-        {"known_range": (-math.inf, 1.0)},
-        {"minimum_range": 0.0},
-        {"unvisited_value": "mean"},
-        {"unvisited_value": math.nan},
-        {"max_depth": 0},
+        (Puct, {"c1": -1.0}),
+        (Puct, {"c2": 0.0}),
+        (Puct, {"unvisited_value": "mean"}),
+        (Puct, {"unvisited_value": math.nan}),
+        (RegularisedPolicy, {"c1": 0.0}),
+        (SequentialHalving, {"max_considered": 0}),
+        (SequentialHalving, {"value_scale": -0.1}),
+        (SearchSettings, {"value_range": (1.0, 0.0)}),
+        (SearchSettings, {"value_range": (-math.inf, 1.0)}),
+        (SearchSettings, {"value_range": "leaf"}),
+        (SearchSettings, {"minimum_range": 0.0}),
+        (SearchSettings, {"max_depth": 0}),
+        (SearchSettings, {"leaves_per_round": 0}),
+        (SearchSettings, {"tie_breaking": "first"}),
+        (SearchSettings, {"chance": "even"}),
+        (SearchSettings, {"interior": SequentialHalving()}),
+        (SearchSettings, {"root": "puct"}),
     ],
 )
-def test_unusable_settings_are_named(wrong):
-    with pytest.raises(ValueError, match=rf"PuctSettings.{next(iter(wrong))} is .*; expected"):
-        PuctSettings(**wrong)
+def test_unusable_settings_are_named(record, wrong):
+    with pytest.raises(ValueError, match=rf"{record.__name__}.{next(iter(wrong))} is .*; expected"):
+        record(**wrong)

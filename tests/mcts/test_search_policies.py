@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
-from alfish.mcts.records import PuctSettings, RootNode, Step
-from alfish.mcts.search_policies import noisy_logits, puct_policy, sample_action
+from alfish.mcts.records import RootNode, Step
+from alfish.mcts.root_policies import root_policy
+from alfish.mcts.search_policies import GumbelPolicy, PuctPolicy, noisy_logits, sample_action
+from alfish.mcts.settings import ImprovedPolicy, Puct, RegularisedPolicy, SearchSettings, SequentialHalving
 
 B, A = 3, 4
 MASK = torch.tensor([[True] * 4, [False, True, False, True], [False, False, True, False]])
@@ -22,7 +24,7 @@ def root():
 
 
 def test_policy_is_the_share_of_visits_and_obeys_the_mask():
-    output = puct_policy(root(), model, 20, PuctSettings(), MASK, temperature=1.0, noise_fraction=0.25)
+    output = PuctPolicy()(root(), model, 20, MASK, 1.0, explore=True)
     torch.testing.assert_close(output.policy, output.search.visits / 20)
     torch.testing.assert_close(output.policy.sum(1), torch.ones(B))
     assert (output.policy[~MASK] == 0).all()
@@ -33,7 +35,7 @@ def test_policy_is_the_share_of_visits_and_obeys_the_mask():
 
 
 def test_without_simulations_the_policy_is_the_masked_prior():
-    output = puct_policy(root(), model, 0, PuctSettings(), MASK)
+    output = PuctPolicy()(root(), model, 0, MASK)
     torch.testing.assert_close(output.policy, torch.softmax(root().prior_logits.masked_fill(~MASK, -math.inf), 1))
     assert output.action.tolist() == [3, 3, 2]
     assert output.value.tolist() == [1.0] * B
@@ -42,8 +44,8 @@ def test_without_simulations_the_policy_is_the_masked_prior():
 def test_seed_decides_noise_and_action():
     def draw(seed):
         torch.manual_seed(seed)
-        output = puct_policy(root(), model, 10, PuctSettings(), temperature=1.0, noise_fraction=0.5)
-        return torch.cat((output.action.float(), torch.from_numpy(output.search.tree.priors[:, 0]).flatten()))
+        output = PuctPolicy(noise_fraction=0.5)(root(), model, 10, temperature=1.0, explore=True)
+        return torch.cat((output.action.float(), output.search.tree.priors[:, 0].flatten()))
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
@@ -75,9 +77,9 @@ def test_search_still_names_the_row_that_noise_cannot_help():
     logits = root().prior_logits.clone()
     logits[1, 2] = math.nan
     with pytest.raises(ValueError, match="root.prior_logits of row 1"):
-        puct_policy(root()._replace(prior_logits=logits), model, 3, PuctSettings(), noise_fraction=0.5)
+        PuctPolicy()(root()._replace(prior_logits=logits), model, 3, explore=True)
     with pytest.raises(ValueError, match="row 2 has no legal action"):
-        puct_policy(root(), model, 3, PuctSettings(), MASK & (MASK.sum(1, True) > 1), noise_fraction=0.5)
+        PuctPolicy()(root(), model, 3, MASK & (MASK.sum(1, True) > 1), explore=True)
 
 
 def test_temperature():
@@ -92,16 +94,87 @@ def test_temperature():
         assert share[3] == 0
 
 
+def test_each_row_has_its_own_temperature():
+    torch.manual_seed(0)
+    many = torch.tensor([0.2, 0.5, 0.3, 0.0]).expand(40_000, A)
+    temperature = torch.tensor([0.0, 1.0]).repeat(20_000)
+    action = sample_action(many, temperature)
+    assert (action[::2] == 1).all()
+    share = torch.bincount(action[1::2], minlength=A) / 20_000
+    torch.testing.assert_close(share, many[0], atol=0.015, rtol=0)
+
+
+POLICIES = {
+    "puct": PuctPolicy(),
+    "improved": PuctPolicy(
+        SearchSettings(ImprovedPolicy(), ImprovedPolicy()), act=ImprovedPolicy(), learn=ImprovedPolicy()
+    ),
+    "regularised": PuctPolicy(
+        SearchSettings(RegularisedPolicy(), RegularisedPolicy()), act=RegularisedPolicy(), learn=RegularisedPolicy()
+    ),
+    "learn_only": PuctPolicy(learn=RegularisedPolicy()),
+    "gumbel": GumbelPolicy(),
+    "gumbel_over_puct": GumbelPolicy(SearchSettings(SequentialHalving(2), Puct())),
+    "several_leaves": PuctPolicy(SearchSettings(leaves_per_round=4)),
+    "several_leaves_gumbel": GumbelPolicy(SearchSettings(SequentialHalving(), ImprovedPolicy(), leaves_per_round=2)),
+}
+
+
+@pytest.mark.parametrize("explore", [False, True])
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_prefers_the_paying_action_and_obeys_masks(name, explore):
+    torch.manual_seed(0)
+    output = POLICIES[name](root(), model, 16, MASK, 1.0, explore)
+    torch.testing.assert_close(output.policy.sum(1), torch.ones(B))
+    assert (output.policy[~MASK] == 0).all()
+    assert MASK[torch.arange(B), output.action].all()
+    assert output.policy.argmax(1).tolist() == [3, 3, 2]
+    assert output.search.visits.sum(1).tolist() == [16] * B
+
+
+def test_gumbel_noise_explores_and_its_winner_follows_the_policy():
+    """Without simulations the winner is a draw from the prior: the Gumbel-max trick."""
+    torch.manual_seed(0)
+    many = RootNode((), torch.log(torch.tensor([0.1, 0.2, 0.3, 0.4])).expand(20_000, A), torch.zeros(20_000))
+    output = GumbelPolicy()(many, model, 0, explore=True)
+    share = torch.bincount(output.action, minlength=A) / 20_000
+    torch.testing.assert_close(share, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.015, rtol=0)
+    assert (GumbelPolicy()(many, model, 0).action == 3).all()
+
+
+def test_what_can_be_read_off_a_root_does_not_depend_on_the_rule_of_search():
+    result = PuctPolicy()(root(), model, 12).search
+    for policy in ("visits", ImprovedPolicy(), RegularisedPolicy()):
+        torch.testing.assert_close(root_policy(result, policy).sum(1), torch.ones(B))
+    with pytest.raises(ValueError, match="policy is 'best'; expected"):
+        root_policy(result, "best")
+
+
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("make", "message"),
+    [
+        (lambda: PuctPolicy(noise_fraction=1.5), "PuctPolicy.noise_fraction is 1.5"),
+        (lambda: PuctPolicy(dirichlet_alpha=0.0), "PuctPolicy.dirichlet_alpha is 0.0"),
+        (lambda: PuctPolicy(act="best"), "PuctPolicy.act is 'best'"),
+        (lambda: PuctPolicy(SearchSettings(SequentialHalving())), "PuctPolicy.search is .*GumbelPolicy acts with that"),
+        (lambda: GumbelPolicy(SearchSettings()), "GumbelPolicy.search is .*expected a root of SequentialHalving"),
+        (lambda: GumbelPolicy(gumbel_scale=-1.0), "GumbelPolicy.gumbel_scale is -1.0"),
+    ],
+)
+def test_unusable_policies_are_refused_when_they_are_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
     [
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": math.nan}, "temperature is nan"),
-        ({"noise_fraction": 1.5}, "noise_fraction is 1.5"),
-        ({"noise_fraction": 0.5, "dirichlet_alpha": 0.0}, "dirichlet_alpha is 0.0"),
-        ({"noise_fraction": 0.5, "legal_mask": MASK[:1]}, "legal_mask has the shape"),
+        ({"temperature": torch.ones(2)}, "temperature has the shape"),
+        ({"explore": True, "legal_mask": MASK[:1]}, "legal_mask has the shape"),
     ],
 )
-def test_unusable_arguments_are_named(wrong, message):
+def test_unusable_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        puct_policy(root(), model, 3, PuctSettings(), **wrong)
+        PuctPolicy()(root(), model, 3, **arguments)

@@ -1,0 +1,216 @@
+"""What passes between the kernels and the model in each round of a search, and where the latents are kept."""
+
+import numpy as np
+import torch
+
+from alfish import nest
+from alfish.mcts import host
+from alfish.mcts.records import RetainedTrees, RootNode, Step
+from alfish.mcts.rule import Rule
+from alfish.mcts.tree import Tree
+
+
+class HostExchange:
+    """A model on the CPU: the kernels read its answers, and fetch and store latents, where they lie in memory.
+
+    Small searches are bound by the number of torch operations, so there is none here beside the model's own.
+
+    Args:
+        root: the roots, `[B, ...]`.
+        tree: the trees.
+        rule: how they choose.
+        rows: of each question to the model, B · leaves.
+
+    Attributes:
+        table: what the kernels are called with.
+    """
+
+    def __init__(self, root: RootNode, tree: Tree, rule: Rule, rows: int):
+        leaves = [leaf.detach() for leaf in nest.leaves(root.latent)]
+        num_nodes = tree.visits.shape[1]
+        self._structure = nest.structure(root.latent)
+        self._stores = [leaf.new_empty((num_nodes, *leaf.shape)) for leaf in leaves]
+        self._gathered = [leaf.new_empty((rows, *leaf.shape[1:])) for leaf in leaves]
+        self._question = nest.unflatten(self._structure, self._gathered)
+        self._edges = torch.zeros((2, rows), dtype=torch.int64)
+        self._actions = self._edges[1]
+        self._rows_shape = torch.Size((rows,))
+        self._logits_shape = torch.Size((rows, tree.priors.shape[2]))
+        self._zero = torch.zeros(1)
+        self._zero_address = self._zero.data_ptr()
+        # What the table points at, kept alive.
+        self._held: object = (tree, rule)
+        self._answers: object = ()
+        self.table = host.address_table(tree, rule, rows, len(leaves))
+        self._entries = memoryview(self.table)
+        self.table[host.EDGES] = self._edges.data_ptr()
+        self.table[host.PLAYER], self.table[host.CHANCE] = self._zero_address, self._zero_address
+        self._places = [host.LATENTS + host.LATENT_FIELDS * index for index in range(len(leaves))]
+        for place, store, gathered in zip(self._places, self._stores, self._gathered, strict=True):
+            row_bytes = gathered[:1].numel() * gathered.element_size()
+            self.table[place + host.STORE] = store.data_ptr()
+            self.table[place + host.ROW_BYTES] = row_bytes
+            self.table[place + host.GATHERED] = gathered.data_ptr()
+            self.table[place + host.RETURNED_STRIDE] = row_bytes
+
+    def write_root(self, root: RootNode, legal_mask: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        """Enters the roots as answers, and returns their values `[B]` and masked logits `[B, A]`."""
+        for store, leaf in zip(self._stores, nest.leaves(root.latent), strict=True):
+            store[0].copy_(leaf.detach())
+        values, logits, players = root_answers(root, legal_mask)
+        self._root = (values, logits, players, torch.zeros(1), torch.ones(1))
+        reward, discount = self._root[3:]
+        places = (host.REWARD, host.DISCOUNT, host.VALUE, host.PLAYER)
+        for place, tensor in zip(places, (reward, discount, values, players), strict=True):
+            self.table[place : place + 2] = tensor.data_ptr(), 4 * (len(tensor) > 1)
+        self.table[host.LOGITS : host.LOGITS + 3] = logits.data_ptr(), 4 * logits.shape[1], 4
+        return values.numpy(), logits.numpy()
+
+    def write_retained(self, retained: RetainedTrees) -> None:
+        """Enters the latents of retained nodes other than the root."""
+        for store, leaf in zip(self._stores, nest.leaves(retained.latents), strict=True):
+            store[1 : retained.num_nodes].copy_(leaf[1:])
+
+    def questions(self) -> tuple[nest.Nest, torch.Tensor]:
+        """The latents `[rows, ...]` and actions `[rows]` to ask the model about."""
+        return self._question, self._actions
+
+    def receive(self, step: Step, node: int) -> None:
+        """Points the kernels at the model's answers; they read them when they are called next."""
+        del node
+        # Entering numbers through a memoryview takes a third of the time that NumPy takes.
+        table = self._entries
+        reward, discount, value, logits = step.reward, step.discount, step.value, step.prior_logits
+        rows_shape, float32 = self._rows_shape, torch.float32
+        # Addresses are handed to compiled code, so what is not exactly as expected is converted or refused.
+        if not (reward.dtype is float32 and reward.is_cpu and reward.shape == rows_shape):
+            reward = as_floats("reward", reward, rows_shape)
+        if not (discount.dtype is float32 and discount.is_cpu and discount.shape == rows_shape):
+            discount = as_floats("discount", discount, rows_shape)
+        if not (value.dtype is float32 and value.is_cpu and value.shape == rows_shape):
+            value = as_floats("value", value, rows_shape)
+        if not (logits.dtype is float32 and logits.is_cpu and logits.shape == self._logits_shape):
+            logits = as_floats("prior_logits", logits, self._logits_shape)
+        strides = logits.stride()
+        table[host.REWARD], table[host.REWARD + 1] = reward.data_ptr(), 4 * reward.stride(0)
+        table[host.DISCOUNT], table[host.DISCOUNT + 1] = discount.data_ptr(), 4 * discount.stride(0)
+        table[host.VALUE], table[host.VALUE + 1] = value.data_ptr(), 4 * value.stride(0)
+        table[host.LOGITS] = logits.data_ptr()
+        table[host.LOGITS + 1], table[host.LOGITS + 2] = 4 * strides[0], 4 * strides[1]
+        players = self._receive_optional(host.PLAYER, "to_play", step.to_play)
+        chance = self._receive_optional(host.CHANCE, "is_chance", step.is_chance)
+        # A latent that is a single tensor is the common case, and taking a nest apart takes its time.
+        latents = [step.latent] if isinstance(step.latent, torch.Tensor) else nest.leaves(step.latent)
+        kept = [
+            self._receive_latent(place, latent, gathered)
+            for place, latent, gathered in zip(self._places, latents, self._gathered, strict=True)
+        ]
+        self._answers = (reward, discount, value, logits, players, chance, kept)
+
+    def _receive_optional(self, place: int, name: str, tensor: torch.Tensor | None) -> torch.Tensor:
+        if tensor is None:
+            self._entries[place], self._entries[place + 1] = self._zero_address, 0
+            return self._zero
+        tensor = as_floats(name, tensor, self._rows_shape)
+        self._entries[place], self._entries[place + 1] = tensor.data_ptr(), 4 * tensor.stride(0)
+        return tensor
+
+    def _receive_latent(self, place: int, latent: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        if not (latent.shape == like.shape and latent.is_cpu and latent.dtype is like.dtype):
+            if latent.shape != like.shape:
+                raise ValueError(
+                    f"the model's latent has the shape {tuple(latent.shape)}; expected {tuple(like.shape)}"
+                )
+            latent = latent.to(like)
+        stride = self._entries[place + host.ROW_BYTES]
+        if latent.dim() == 2 and latent.stride(1) == 1:
+            stride = latent.stride(0) * latent.element_size()
+        elif not latent.is_contiguous():
+            latent = latent.contiguous()
+        self._entries[place + host.RETURNED] = latent.data_ptr()
+        self._entries[place + host.RETURNED_STRIDE] = stride
+        return latent
+
+    def latents(self) -> nest.Nest:
+        """The latents of all nodes, nest of `[N, B, ...]`."""
+        return nest.unflatten(self._structure, self._stores)
+
+
+class DeviceExchange:
+    """A model on another device, with the trees in host memory: one upload and one download in each round.
+
+    Args and attributes are those of `HostExchange`.
+    """
+
+    def __init__(self, root: RootNode, tree: Tree, rule: Rule, rows: int):
+        leaves = [leaf.detach() for leaf in nest.leaves(root.latent)]
+        num_nodes, num_actions = tree.visits.shape[1], tree.priors.shape[2]
+        self._device = root.prior_logits.device
+        self._num_trees, self._num_rows = tree.visits.shape[0], rows
+        self._structure = nest.structure(root.latent)
+        self._stores = [leaf.new_empty((num_nodes, *leaf.shape)) for leaf in leaves]
+        pinned = self._device.type == "cuda"
+        self._edges = torch.zeros((2, rows), dtype=torch.int64, pin_memory=pinned)
+        # Reward, discount, value, to_play, is_chance, then the logits.
+        self._answers = torch.zeros((rows, 5 + num_actions), pin_memory=pinned)
+        self._held: object = (tree, rule)
+        self.table = host.address_table(tree, rule, rows, 0)
+        self.table[host.EDGES] = self._edges.data_ptr()
+        for column, place in enumerate((host.REWARD, host.DISCOUNT, host.VALUE, host.PLAYER, host.CHANCE)):
+            self.table[place : place + 2] = self._answers[:, column].data_ptr(), 4 * (5 + num_actions)
+        self.table[host.LOGITS : host.LOGITS + 3] = self._answers[:, 5:].data_ptr(), 4 * (5 + num_actions), 4
+
+    def write_root(self, root: RootNode, legal_mask: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        """Enters the roots as answers, and returns their values `[B]` and masked logits `[B, A]`."""
+        for store, leaf in zip(self._stores, nest.leaves(root.latent), strict=True):
+            store[0].copy_(leaf.detach())
+        values, logits, players = root_answers(root, legal_mask)
+        answers = self._answers[: self._num_trees]
+        answers[:, 0], answers[:, 1], answers[:, 2], answers[:, 3] = 0.0, 1.0, values, players
+        answers[:, 5:] = logits
+        return values.numpy(), logits.numpy()
+
+    def write_retained(self, retained: RetainedTrees) -> None:
+        """Enters the latents of retained nodes other than the root."""
+        for store, leaf in zip(self._stores, nest.leaves(retained.latents), strict=True):
+            store[1 : retained.num_nodes].copy_(leaf[1:])
+
+    def questions(self) -> tuple[nest.Nest, torch.Tensor]:
+        """The latents `[rows, ...]` and actions `[rows]` to ask the model about."""
+        # The host writes `edges` again only after `receive`, which waits for the device.
+        places, actions = self._edges.to(self._device, non_blocking=True)
+        gathered = [torch.index_select(store.flatten(0, 1), 0, places) for store in self._stores]
+        return nest.unflatten(self._structure, gathered), actions
+
+    def receive(self, step: Step, node: int) -> None:
+        """Stores the new latents, and downloads the answers."""
+        leaves = self._num_rows // self._num_trees
+        for store, latent in zip(self._stores, nest.leaves(step.latent), strict=True):
+            store[node : node + leaves].copy_(latent.unflatten(0, (self._num_trees, leaves)).transpose(0, 1))
+        zero = torch.zeros_like(step.reward)
+        players = zero if step.to_play is None else step.to_play.float()
+        chance = zero if step.is_chance is None else step.is_chance.float()
+        # Packed on the device, because each transfer waits for the device once.
+        columns = torch.stack((step.reward, step.discount, step.value, players, chance), dim=1)
+        self._answers.copy_(torch.cat((columns, step.prior_logits), dim=1))
+
+    def latents(self) -> nest.Nest:
+        """The latents of all nodes, nest of `[N, B, ...]`."""
+        return nest.unflatten(self._structure, self._stores)
+
+
+def root_answers(root: RootNode, legal_mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The roots' values `[B]`, logits `[B, A]` with -inf at illegal actions, and players `[B]`, float32 on the host."""
+    values = root.value.detach().to("cpu", torch.float32, copy=True)
+    logits = root.prior_logits.detach().to("cpu", torch.float32, copy=True)
+    if legal_mask is not None:
+        logits.masked_fill_(~legal_mask.to("cpu"), -torch.inf)
+    players = torch.zeros_like(values) if root.to_play is None else root.to_play.to("cpu", torch.float32)
+    return values, logits.contiguous(), players.contiguous()
+
+
+def as_floats(name: str, tensor: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """The tensor as float32 on the CPU; a ValueError if its shape is wrong."""
+    if tensor.shape != shape:
+        raise ValueError(f"the model's {name} has the shape {tuple(tensor.shape)}; expected {tuple(shape)}")
+    return tensor.to("cpu", torch.float32)

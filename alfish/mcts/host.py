@@ -1,0 +1,339 @@
+"""The kernels on the CPU: compiled when they are first needed, and called with a table of addresses.
+
+Unpacking a record of twenty tensors at every call would take longer than a round of a small search. So a call passes
+one array of integers, and compiled code makes the records from it.
+
+numba stores the machine code beside this file, or in the user's cache folder where this one is read-only. It renews
+what is stored when this file changes; `_SOURCES` makes it renew it too when another kernel file does.
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from numba.core import cgutils, event
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
+
+from alfish.mcts import expansion, improved_policy, random_numbers, readout, rule, scaling, selection, tree
+from alfish.mcts.expansion import advance
+from alfish.mcts.readout import write_policy
+from alfish.mcts.rule import Answers, Rule, kernel
+from alfish.mcts.tree import EDGE_PLACES, NODE_PLACES, Tree
+
+PARALLEL_EDGES = 8192
+"""From this many edges per level (B * A) on, several threads are faster than one, also beside torch's own threads."""
+
+(
+    NUM_TREES,
+    NUM_NODES,
+    NUM_ACTIONS,
+    NUM_ROWS,
+    NODE_BYTES,
+    EDGE_BYTES,
+    LOGITS_WIDTH,
+    VISITS_LENGTH,
+    PLAN_ROWS,
+    PLAN_LENGTH,
+) = range(10)
+"""Places of the sizes in the table of addresses."""
+NODES, VALUE_RANGE, GUMBELS, SEEDS, FAULTS = range(10, 15)
+"""Places of the addresses of the tree's buffer and of its fields that have one row per tree."""
+RULE = 15
+"""Where the addresses of the rule's fields begin, then that of `edges`, then those of the answers."""
+EDGES = RULE + len(Rule._fields)
+ANSWERS = EDGES + 1
+"""Where the addresses of the answers begin, each followed by its strides, in bytes."""
+REWARD, DISCOUNT, VALUE, LOGITS, PLAYER, CHANCE = (ANSWERS + offset for offset in (0, 2, 4, 6, 9, 11))
+NUM_LATENTS = ANSWERS + 13
+LATENTS = NUM_LATENTS + 1
+"""Where the latents' leaves begin; five numbers each."""
+STORE, ROW_BYTES, GATHERED, RETURNED, RETURNED_STRIDE = range(5)
+"""Of a leaf: the address of `[N, B, ...]`, the bytes of one row, the addresses of what the model is given and of what it
+returned, and the bytes from row to row of the latter."""
+LATENT_FIELDS = 5
+
+# In bytes, from the beginning of a node's record.
+(
+    _VISITS,
+    _VALUES,
+    _RAW_VALUES,
+    _REWARDS,
+    _DISCOUNTS,
+    _PLAYERS,
+    _KINDS,
+    _PARENTS,
+    _ACTIONS,
+    _NUM_TRIED,
+    _CANDIDATES,
+    (_UNTRIED_MASS),
+) = (4 * place for place in NODE_PLACES.values())
+_PRIORS, _CHILDREN, _EDGE_VISITS, _Q_VALUES, _TRIED, _LOGITS = (4 * place for place in EDGE_PLACES.values())
+
+_SOURCES = hashlib.sha256(
+    b"".join(
+        pathlib.Path(module.__file__).read_bytes()
+        for module in (expansion, improved_policy, random_numbers, readout, rule, scaling, selection, tree)
+    )
+).hexdigest()
+
+_logger = logging.getLogger(__name__)
+_import_process = os.getpid()
+_parallel_lock = threading.Lock()
+
+
+def _array_maker(dtype: types.Type, ndim: int, layout: str) -> Callable[..., Any]:
+    """An intrinsic `(address, shape, strides) -> array` over memory that somebody else owns; strides are in bytes."""
+    array_type = types.Array(dtype, ndim, layout)
+
+    @intrinsic
+    def array_at(typing_context: Any, address: Any, shape: Any, strides: Any) -> Any:
+        del typing_context, address, shape, strides
+        sizes = types.UniTuple(types.int64, ndim)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            del signature
+            array = context.make_array(array_type)(context, builder)
+            populate_array(
+                array,
+                data=builder.inttoptr(arguments[0], array.data.type),
+                shape=cgutils.unpack_tuple(builder, arguments[1], ndim),
+                strides=cgutils.unpack_tuple(builder, arguments[2], ndim),
+                itemsize=context.get_constant(types.intp, dtype.bitwidth // 8),
+                meminfo=None,
+            )
+            return array._getvalue()
+
+        return array_type(types.int64, sizes, sizes), generate
+
+    return array_at
+
+
+_integers, _floats, _bytes = types.int32, types.float32, types.uint8
+_int2, _int3 = _array_maker(_integers, 2, "A"), _array_maker(_integers, 3, "A")
+_float2, _float3 = _array_maker(_floats, 2, "A"), _array_maker(_floats, 3, "A")
+_long1, _long2 = _array_maker(types.int64, 1, "C"), _array_maker(types.int64, 2, "C")
+_answer1, _answer2 = _array_maker(_floats, 1, "A"), _array_maker(_floats, 2, "A")
+_memory = _array_maker(_bytes, 1, "C")
+
+
+@kernel
+def tree_at(table: np.ndarray) -> Tree:
+    """The tree record whose addresses are in the table."""
+    num_trees, num_actions, base = table[NUM_TREES], table[NUM_ACTIONS], table[NODES]
+    nodes, node_strides = (num_trees, table[NUM_NODES]), (table[NUM_NODES] * table[NODE_BYTES], table[NODE_BYTES])
+    edges = (num_trees, table[NUM_NODES], num_actions)
+    edge_strides = (table[NUM_NODES] * table[NODE_BYTES], table[NODE_BYTES], table[EDGE_BYTES])
+    return Tree(
+        _int2(base + _VISITS, nodes, node_strides),
+        _float2(base + _VALUES, nodes, node_strides),
+        _float2(base + _RAW_VALUES, nodes, node_strides),
+        _float2(base + _REWARDS, nodes, node_strides),
+        _float2(base + _DISCOUNTS, nodes, node_strides),
+        _int2(base + _PLAYERS, nodes, node_strides),
+        _int2(base + _KINDS, nodes, node_strides),
+        _int2(base + _PARENTS, nodes, node_strides),
+        _int2(base + _ACTIONS, nodes, node_strides),
+        _int2(base + _NUM_TRIED, nodes, node_strides),
+        _int2(base + _CANDIDATES, nodes, node_strides),
+        _float2(base + _UNTRIED_MASS, nodes, node_strides),
+        _float3(base + _PRIORS, edges, edge_strides),
+        _float3(base + _LOGITS, (num_trees, table[NUM_NODES], table[LOGITS_WIDTH]), edge_strides),
+        _int3(base + _CHILDREN, edges, edge_strides),
+        _int3(base + _EDGE_VISITS, edges, edge_strides),
+        _float3(base + _Q_VALUES, edges, edge_strides),
+        _int3(base + _TRIED, edges, edge_strides),
+        _float2(table[VALUE_RANGE], (num_trees, 2), (8, 4)),
+        _float2(table[GUMBELS], (num_trees, num_actions), (4 * num_actions, 4)),
+        _long1(table[SEEDS], (num_trees,), (8,)),
+        _float2(table[FAULTS], (num_trees, 3), (12, 4)),
+    )
+
+
+@kernel
+def rule_at(table: np.ndarray) -> Rule:
+    """The rule whose addresses are in the table."""
+    return Rule(
+        _int2(table[RULE], (2, 7), (28, 4)),
+        _float2(table[RULE + 1], (2, 4), (16, 4)),
+        _float2(table[RULE + 2], (2, table[VISITS_LENGTH]), (4 * table[VISITS_LENGTH], 4)),
+        _int2(table[RULE + 3], (table[PLAN_ROWS], table[PLAN_LENGTH]), (4 * table[PLAN_LENGTH], 4)),
+    )
+
+
+@kernel
+def answers_at(table: np.ndarray) -> Answers:
+    """The model's answers whose addresses and strides are in the table."""
+    rows, num_actions = table[NUM_ROWS], table[NUM_ACTIONS]
+    return Answers(
+        _answer1(table[REWARD], (rows,), (table[REWARD + 1],)),
+        _answer1(table[DISCOUNT], (rows,), (table[DISCOUNT + 1],)),
+        _answer1(table[VALUE], (rows,), (table[VALUE + 1],)),
+        _answer2(table[LOGITS], (rows, num_actions), (table[LOGITS + 1], table[LOGITS + 2])),
+        _answer1(table[PLAYER], (rows,), (table[PLAYER + 1],)),
+        _answer1(table[CHANCE], (rows,), (table[CHANCE + 1],)),
+    )
+
+
+@kernel
+def copy_bytes(source: int, target: int, count: int) -> None:
+    """Copies memory."""
+    read, written = _memory(source, (count,), (1,)), _memory(target, (count,), (1,))
+    for i in range(count):
+        written[i] = read[i]
+
+
+@kernel
+def advance_row(table: np.ndarray, row: int, node: int, more: bool) -> None:
+    """`expansion.advance` for one tree: before it the new latents are stored, after it the next parents' are fetched."""
+    num_trees, leaves = table[NUM_TREES], table[NUM_ROWS] // table[NUM_TREES]
+    edges = _long2(table[EDGES], (2, table[NUM_ROWS]), (8 * table[NUM_ROWS], 8))
+    if node > 0:
+        for leaf in range(leaves):
+            for latent in range(table[NUM_LATENTS]):
+                at, answer = LATENTS + LATENT_FIELDS * latent, row * leaves + leaf
+                source = table[at + RETURNED] + answer * table[at + RETURNED_STRIDE]
+                target = table[at + STORE] + ((node + leaf) * num_trees + row) * table[at + ROW_BYTES]
+                copy_bytes(source, target, table[at + ROW_BYTES])
+    advance(tree_at(table), rule_at(table), answers_at(table), edges, row, node, more)
+    if more:
+        for answer in range(row * leaves, (row + 1) * leaves):
+            for latent in range(table[NUM_LATENTS]):
+                at = LATENTS + LATENT_FIELDS * latent
+                source = table[at + STORE] + edges[0, answer] * table[at + ROW_BYTES]
+                copy_bytes(source, table[at + GATHERED] + answer * table[at + ROW_BYTES], table[at + ROW_BYTES])
+
+
+def compile_cached(function: Callable[..., None], parallel: bool = False) -> Any:
+    """A version of `function` that is compiled on its first call.
+
+    The machine code is stored for later processes, if a folder can be written.
+    """
+    options: dict[str, Any] = {"parallel": parallel, "nogil": True, "_nrt": False, "error_model": "numpy"}
+    try:
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:  # numba found no folder for its store.
+        return numba.njit(function, **options)
+
+
+# numba's store tells versions of a function apart by its code and by what it closes over, hence the argument. It takes
+# two functions of one name for the same, hence two where one could be compiled twice.
+def _row_function(sources: str) -> Callable[..., None]:
+    def one_row(table: np.ndarray, row: int, node: int, more: bool) -> None:
+        sources  # noqa: B018
+        advance_row(table, row, node, more)
+
+    return one_row
+
+
+def _batch_functions(sources: str) -> tuple[Callable[..., None], ...]:
+    def advance_serial(table: np.ndarray, node: int, more: bool) -> None:
+        sources  # noqa: B018
+        for row in range(table[NUM_TREES]):
+            _one_row(table, row, node, more)
+
+    def advance_parallel(table: np.ndarray, node: int, more: bool) -> None:
+        sources  # noqa: B018
+        for row in numba.prange(table[NUM_TREES]):
+            _one_row(table, row, node, more)
+
+    def read_policy(table: np.ndarray, kind: int, out: np.ndarray) -> None:
+        sources  # noqa: B018
+        for row in range(table[NUM_TREES]):
+            write_policy(tree_at(table), rule_at(table), row, kind, out)
+
+    return advance_serial, advance_parallel, read_policy
+
+
+_serial, _parallel, _policy = _batch_functions(_SOURCES)
+# Compiled by itself, because numba takes several times as long over it within a parallel loop.
+_one_row = compile_cached(_row_function(_SOURCES))
+_advance_serial = compile_cached(_serial)
+_advance_parallel = compile_cached(_parallel, parallel=True)
+_read_policy = compile_cached(_policy)
+
+
+def address_table(tree: Tree, rule: Rule, num_rows: int, num_latents: int) -> np.ndarray:
+    """The table of a search's records; `edges`, answers and latents are still to be entered.
+
+    The tensors must be in host memory, the tree's as `new_tree` makes them, and outlive the table's use.
+    """
+    num_trees, num_nodes, num_actions = tree.priors.shape
+    table = np.zeros(LATENTS + LATENT_FIELDS * num_latents, np.int64)
+    table[:NODES] = (
+        num_trees,
+        num_nodes,
+        num_actions,
+        num_rows,
+        4 * tree.priors.stride(1),
+        4 * tree.priors.stride(2),
+        tree.logits.shape[2],
+        rule.exploration.shape[1],
+        *rule.considered.shape,
+    )
+    table[NUM_LATENTS] = num_latents
+    tensors = (tree.visits, tree.value_range, tree.gumbels, tree.seeds, tree.faults, *rule)
+    table[NODES:EDGES] = [tensor.data_ptr() for tensor in tensors]
+    return table
+
+
+@contextlib.contextmanager
+def compiled_advance(num_rows: int, num_actions: int) -> Iterator[Callable[[np.ndarray, int, bool], None]]:
+    """The function `advance(table, node, more)` for the duration of one search.
+
+    A large search runs in as many threads as torch does, a small one in the caller's. Two searches at once never share
+    the threads, because not every threading layer of numba survives that, and a forked process never uses them, because
+    OpenMP ends a process that does.
+    """
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    large = num_rows > 1 and threads > 1 and num_rows * num_actions >= PARALLEL_EDGES
+    if not (large and os.getpid() == _import_process and _parallel_lock.acquire(blocking=False)):
+        yield _ready(_advance_serial, 0, False)
+        return
+    try:
+        numba.set_num_threads(threads)
+        yield _ready(_advance_parallel, 0, False)
+    finally:
+        _parallel_lock.release()
+
+
+def read_policy(tree: Tree, rule: Rule, kind: int) -> torch.Tensor:
+    """What the searches found for their roots, `[B, A]` float32; `kind` is `rule.POLICY_VISITS` or a sibling."""
+    num_trees, _, num_actions = tree.priors.shape
+    out = torch.empty(num_trees, num_actions)
+    compiled = _ready(_read_policy, 0, np.empty((0, 1), np.float32))
+    compiled(address_table(tree, rule, num_trees, 0), kind, out.numpy())
+    return out
+
+
+def _ready(function: Any, *arguments: Any) -> Callable[..., None]:
+    """Compiles a function, or loads its stored machine code, unless that was done before in this process."""
+    if not function.signatures:
+        with event.install_listener("numba:compile", _LogCompilation()):
+            function(np.zeros(LATENTS, np.int64), *arguments)  # of no trees
+    return function
+
+
+class _LogCompilation(event.Listener):
+    """Says once why the first search after an installation is slow; silent when stored machine code is loaded."""
+
+    def __init__(self) -> None:
+        self._logged = False
+
+    def on_start(self, event: event.Event) -> None:
+        del event
+        if not self._logged:
+            self._logged = True
+            _logger.warning("compiling the search kernels, once; this takes some seconds")
+
+    def on_end(self, event: event.Event) -> None:
+        del event
