@@ -8,6 +8,7 @@ what is stored when this file changes; `_SOURCES` makes it renew it too when ano
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -19,6 +20,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils, event
 from numba.extending import intrinsic
@@ -213,38 +215,57 @@ def advance_row(table: np.ndarray, row: int, node: int, more: bool) -> None:
                 copy_bytes(source, table[at + GATHERED] + answer * table[at + ROW_BYTES], table[at + ROW_BYTES])
 
 
+_OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy"}
+
+
 def compile_cached(function: Callable[..., None], parallel: bool = False) -> Any:
     """A version of `function` that is compiled on its first call.
 
     The machine code is stored for later processes, if a folder can be written.
     """
-    options: dict[str, Any] = {"parallel": parallel, "nogil": True, "_nrt": False, "error_model": "numpy"}
     try:
-        return numba.njit(function, cache=True, **options)
+        return numba.njit(function, cache=True, parallel=parallel, **_OPTIONS)
     except RuntimeError:  # numba found no folder for its store.
-        return numba.njit(function, **options)
+        return numba.njit(function, parallel=parallel, **_OPTIONS)
+
+
+@intrinsic
+def _call_row(typing_context: Any, address: Any, table: Any, row: Any, node: Any, more: Any) -> Any:
+    """Calls the compiled function of one row at `address`."""
+    del typing_context, address, table, row, node, more
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        del signature
+        word = ir.IntType(64)
+        function = builder.inttoptr(arguments[0], ir.FunctionType(ir.VoidType(), [word] * 4).as_pointer())
+        builder.call(function, arguments[1:])
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
 
 
 # numba's store tells versions of a function apart by its code and by what it closes over, hence the argument. It takes
 # two functions of one name for the same, hence two where one could be compiled twice.
 def _row_function(sources: str) -> Callable[..., None]:
-    def one_row(table: np.ndarray, row: int, node: int, more: bool) -> None:
+    def one_row(table: int, row: int, node: int, more: int) -> None:
         sources  # noqa: B018
-        advance_row(table, row, node, more)
+        sizes = _long1(table, (LATENTS,), (8,))
+        whole = _long1(table, (LATENTS + LATENT_FIELDS * sizes[NUM_LATENTS],), (8,))
+        advance_row(whole, row, node, more != 0)
 
     return one_row
 
 
 def _batch_functions(sources: str) -> tuple[Callable[..., None], ...]:
-    def advance_serial(table: np.ndarray, node: int, more: bool) -> None:
+    def advance_serial(row_function: int, table: int, num_trees: int, node: int, more: int) -> None:
         sources  # noqa: B018
-        for row in range(table[NUM_TREES]):
-            _one_row(table, row, node, more)
+        for row in range(num_trees):
+            _call_row(row_function, table, row, node, more)
 
-    def advance_parallel(table: np.ndarray, node: int, more: bool) -> None:
+    def advance_parallel(row_function: int, table: int, num_trees: int, node: int, more: int) -> None:
         sources  # noqa: B018
-        for row in numba.prange(table[NUM_TREES]):
-            _one_row(table, row, node, more)
+        for row in numba.prange(num_trees):
+            _call_row(row_function, table, row, node, more)
 
     def read_policy(table: np.ndarray, kind: int, out: np.ndarray) -> None:
         sources  # noqa: B018
@@ -255,11 +276,24 @@ def _batch_functions(sources: str) -> tuple[Callable[..., None], ...]:
 
 
 _serial, _parallel, _policy = _batch_functions(_SOURCES)
-# Compiled by itself, because numba takes several times as long over it within a parallel loop.
-_one_row = compile_cached(_row_function(_SOURCES))
 _advance_serial = compile_cached(_serial)
 _advance_parallel = compile_cached(_parallel, parallel=True)
 _read_policy = compile_cached(_policy)
+
+
+@functools.cache
+def _row_address() -> int:
+    """Where the machine code of one row's step is.
+
+    Both batch functions call it there: numba would compile it again within each of them, for longer than the rest takes.
+    """
+    signature = types.void(*[types.int64] * 4)
+    function = _row_function(_SOURCES)
+    with event.install_listener("numba:compile", _LogCompilation()):
+        try:
+            return numba.cfunc(signature, cache=True, **_OPTIONS)(function).address
+        except RuntimeError:  # numba found no folder for its store.
+            return numba.cfunc(signature, **_OPTIONS)(function).address
 
 
 def address_table(tree: Tree, rule: Rule, num_rows: int, num_latents: int) -> np.ndarray:
@@ -287,21 +321,22 @@ def address_table(tree: Tree, rule: Rule, num_rows: int, num_latents: int) -> np
 
 
 @contextlib.contextmanager
-def compiled_advance(num_rows: int, num_actions: int) -> Iterator[Callable[[np.ndarray, int, bool], None]]:
-    """The function `advance(table, node, more)` for the duration of one search.
+def compiled_advance(table: np.ndarray) -> Iterator[Callable[[int, bool], None]]:
+    """The function `advance(node, more)` on the trees of the table, for the duration of one search.
 
     A large search runs in as many threads as torch does, a small one in the caller's. Two searches at once never share
     the threads, because not every threading layer of numba survives that, and a forked process never uses them, because
     OpenMP ends a process that does.
     """
+    num_trees, address = int(table[NUM_TREES]), table.ctypes.data
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-    large = num_rows > 1 and threads > 1 and num_rows * num_actions >= PARALLEL_EDGES
+    large = num_trees > 1 and threads > 1 and table[NUM_ROWS] * table[NUM_ACTIONS] >= PARALLEL_EDGES
     if not (large and os.getpid() == _import_process and _parallel_lock.acquire(blocking=False)):
-        yield _ready(_advance_serial, 0, False)
+        yield functools.partial(_ready(_advance_serial, 0, 0, 0, 0, 0), _row_address(), address, num_trees)
         return
     try:
         numba.set_num_threads(threads)
-        yield _ready(_advance_parallel, 0, False)
+        yield functools.partial(_ready(_advance_parallel, 0, 0, 0, 0, 0), _row_address(), address, num_trees)
     finally:
         _parallel_lock.release()
 
@@ -310,30 +345,33 @@ def read_policy(tree: Tree, rule: Rule, kind: int) -> torch.Tensor:
     """What the searches found for their roots, `[B, A]` float32; `kind` is `rule.POLICY_VISITS` or a sibling."""
     num_trees, _, num_actions = tree.priors.shape
     out = torch.empty(num_trees, num_actions)
-    compiled = _ready(_read_policy, 0, np.empty((0, 1), np.float32))
+    compiled = _ready(_read_policy, np.zeros(LATENTS, np.int64), 0, np.empty((0, 1), np.float32))
     compiled(address_table(tree, rule, num_trees, 0), kind, out.numpy())
     return out
 
 
 def _ready(function: Any, *arguments: Any) -> Callable[..., None]:
-    """Compiles a function, or loads its stored machine code, unless that was done before in this process."""
+    """Compiles a function, or loads its stored machine code, unless that was done before in this process.
+
+    The arguments are those of a call for no trees.
+    """
     if not function.signatures:
         with event.install_listener("numba:compile", _LogCompilation()):
-            function(np.zeros(LATENTS, np.int64), *arguments)  # of no trees
+            function(*arguments)
     return function
 
 
 class _LogCompilation(event.Listener):
     """Says once why the first search after an installation is slow; silent when stored machine code is loaded."""
 
-    def __init__(self) -> None:
-        self._logged = False
-
     def on_start(self, event: event.Event) -> None:
         del event
-        if not self._logged:
-            self._logged = True
-            _logger.warning("compiling the search kernels, once; this takes some seconds")
+        _say_that_kernels_are_compiled()
 
     def on_end(self, event: event.Event) -> None:
         del event
+
+
+@functools.cache
+def _say_that_kernels_are_compiled() -> None:
+    _logger.warning("compiling the search kernels, once; this takes some seconds")

@@ -76,20 +76,20 @@ def search(
     tree = retained.tree if retained is not None else _new_tree(num_trees, num_nodes, num_actions, settings)
     _write_noise(tree, gumbel, seed)
     exchange_type = HostExchange if device.type == "cpu" else DeviceExchange
-    with torch.no_grad(), compiled_advance(rows, num_actions) as advance:
-        exchange = exchange_type(root, tree, rule, rows)
+    exchange = exchange_type(root, tree, rule, rows)
+    with torch.no_grad(), compiled_advance(exchange.table) as advance:
         check_root_numbers(*exchange.write_root(root, legal_mask))
         if retained is not None:
             exchange.write_retained(retained)
         node = 0
         for next_node in range(first, num_nodes, leaves):
-            advance(exchange.table, node, True)
+            advance(node, True)
             node = next_node
             step = model(*exchange.questions())
             if node == first:
                 check_step(step, root, rows)
             exchange.receive(step, node)
-        advance(exchange.table, node, False)
+        advance(node, False)
     raise_faults(tree)
     return SearchResult(
         visits=tree.edge_visits[:, 0].to(device, copy=True),

@@ -89,11 +89,13 @@ def test_a_forked_process_can_search():
 def test_one_search_at_a_time_has_the_threads(monkeypatch):
     monkeypatch.setattr(host.torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(host.numba.config, "NUMBA_NUM_THREADS", 2)
-    size = (2, host.PARALLEL_EDGES)
-    with host.compiled_advance(*size) as first, host.compiled_advance(*size) as second:
-        assert (first, second) == (host._advance_parallel, host._advance_serial)
-    with host.compiled_advance(2, 3) as small:
-        assert small is host._advance_serial
+    large, small = np.zeros(host.LATENTS, np.int64), np.zeros(host.LATENTS, np.int64)
+    large[[host.NUM_TREES, host.NUM_ROWS, host.NUM_ACTIONS]] = 2, 2, host.PARALLEL_EDGES
+    small[[host.NUM_TREES, host.NUM_ROWS, host.NUM_ACTIONS]] = 2, 2, 3
+    with host.compiled_advance(large) as first, host.compiled_advance(large) as second:
+        assert (first.func, second.func) == (host._advance_parallel, host._advance_serial)
+    with host.compiled_advance(small) as third:
+        assert third.func is host._advance_serial
 
 
 RULES = {
