@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["alfish", "alfish.*"]),
-    package_data={"alfish": ["configs/*.gin"]},
+    package_data={"alfish": ["configs/*.gin", "viewers/tree_page/*"]},
     install_requires=[
         "absl-py",
         # 0.5.0 is what alfish/gin_config.py guards against; another minor version needs another look.
@@ -26,13 +26,15 @@ setup(
         # ale-py and MinAtar are under the GPL: never core dependencies.
         "atari": ["ale-py"],
         "box2d": ["gymnasium[box2d]"],
+        # Searches whose trees stay on the GPU. With a torch for CUDA 12: pip install "numba-cuda[cu12]".
+        "cuda": ["numba-cuda[cu13]>=0.30"],
         "minatar": ["MinAtar"],
         "mujoco": ["gymnasium[mujoco]"],
         "docs": [],  # the documentation is plain Markdown and needs nothing
         "plot": ["matplotlib"],
         # To play a run: windows, and the drawing of many environments (pygame); videos (imageio).
         "video": ["gymnasium[classic-control]", "imageio[ffmpeg]"],
-        "test": ["hypothesis", "pytest", "pytest-timeout"],
+        "test": ["hypothesis", "mctx", "pytest", "pytest-timeout"],
         "dev": ["mypy", "ruff"],
         # The programs that `make bench` compares with.
         "bench": ["mctx", "stable-baselines3"],

@@ -1,140 +1,93 @@
-"""Simulations per second of the search, and what the search costs beside the model.
+"""The tree search beside its peers, beside its model, and by itself.
 
-python benchmarks/search.py [--sizes "8,50,6;64,200,9"] [--seconds 1]
+python benchmarks/search.py [--sections peers mlp …] [--sizes "8,50,6;64,200,9"] [--lightzero FOLDER]
 
-All times are medians. A free model answers with the same tensors each time, so its columns are the ceiling of the
-search itself: "kernels" is the compiled code alone, "search" the whole call. The last columns are for a model of two
-hidden layers: how long a search takes, and how long the same number of calls of the bare model.
+Sections, each a table of its own:
+
+  peers       a model that costs nothing: our search, LightZero's compiled trees and mctx, with the same numbers
+  mlp         a model of two hidden layers: a search over as many bare calls of the model
+  atari       the same with the residual network of muzero_atari.gin
+  memory      what the record of the trees takes, as predicted and as measured
+  growth      what a simulation costs as the trees grow, beside their depth
+  cold_start  the first search of a process, without and with compiled kernels on the disk
+  gpu         the trees on the GPU and on the host, with the residual network in bfloat16
+
+All contestants of a row run in one process and in turns; times are medians over the rounds, ratios are taken round by
+round. What is not installed is left out and said.
 """
 
 import argparse
-import itertools
-import statistics
-import time
+import os
+import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import common
-import numpy as np
+import search_gpu
+import search_sections
+import search_starts
 import torch
+from search_models import Size
+from search_peers import LIGHTZERO_HELP, LIGHTZERO_VARIABLE
 
-from alfish.mcts.compiled import compiled_advance
-from alfish.mcts.kernels import DISCOUNT, LOGITS
-from alfish.mcts.records import PuctSettings, RootNode, Step
-from alfish.mcts.search import search
-from alfish.mcts.tree import new_tree
+SIZES = (Size(8, 50, 6), Size(256, 50, 6), Size(64, 50, 18), Size(64, 200, 9), Size(8, 800, 82))
 
-SIZES = [(8, 25, 2), (8, 50, 6), (256, 50, 6), (64, 50, 18), (64, 200, 9), (8, 800, 82)]
-"""(B, simulations, A)"""
+SECTIONS: dict[str, Callable[[common.Report, argparse.Namespace], None]] = {
+    "peers": search_sections.peers,
+    "mlp": search_sections.mlp,
+    "atari": search_sections.atari,
+    "memory": search_starts.memory,
+    "growth": search_sections.growth,
+    "cold_start": search_starts.cold_start,
+    "gpu": search_gpu.gpu,
+}
+TITLES = {
+    "peers": "Tree search with a model that costs nothing",
+    "mlp": "Tree search with an MLP",
+    "atari": "Tree search with the residual network for Atari games",
+    "memory": "Memory of a search",
+    "growth": "Cost of a simulation as the trees grow",
+    "cold_start": "The first search of a process",
+    "gpu": "Tree search on the GPU",
+}
+
+
+def parse_sizes(text: str) -> list[Size]:
+    try:
+        return [Size(*(int(number) for number in size.split(","))) for size in text.split(";")]
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected B,simulations,A;… as in 8,50,6;64,200,9") from None
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = common.parser(__doc__, runs_commands=False)
-    parser.add_argument("--sizes", default=None, help="B,simulations,A;…  for example 8,50,6;64,200,9")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each number")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--sizes", type=parse_sizes, default=list(SIZES), help="B,simulations,A;… of peers and mlp")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one turn")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch and the search")
-    parser.add_argument("--latent", type=int, default=64)
-    parser.add_argument("--hidden", type=int, default=128)
-    return parser.parse_args()
-
-
-def median_seconds(function: Callable[[], object], budget: float) -> float:
-    """Median time of a call, after one call that does not count; at least 3 calls."""
-    function()
-    times: list[float] = []
-    while len(times) < 3 or sum(times) < budget:
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def kernels_only(B: int, num_simulations: int, A: int, budget: float) -> float:
-    settings = PuctSettings()
-    generator = np.random.default_rng(0)
-    answers = [generator.standard_normal((B, LOGITS + A)).astype(np.float32) for _ in range(num_simulations + 1)]
-    for answer in answers:
-        answer[:, DISCOUNT] = 0.997
-
-    def run() -> None:
-        tree, rule = new_tree(B, num_simulations + 1, A), settings.rule(num_simulations + 1)
-        edges = np.empty((2, B), np.int64)
-        for node, answer in enumerate(answers):
-            advance(tree, rule, answer, edges, node)
-
-    with compiled_advance(B, A) as advance:
-        return median_seconds(run, budget)
-
-
-def free_model(B: int, num_simulations: int, A: int, latent: int) -> tuple[RootNode, Callable[..., Step]]:
-    torch.manual_seed(0)
-    fixed = torch.zeros(B, latent)
-    discount = torch.full((B,), 0.997)
-    steps = [
-        Step(fixed, torch.randn(B), discount, torch.randn(B, A), torch.randn(B)) for _ in range(num_simulations + 1)
-    ]
-    calls = itertools.cycle(steps)
-
-    def model(latent: torch.Tensor, action: torch.Tensor) -> Step:
-        return next(calls)
-
-    return RootNode(fixed, torch.randn(B, A), torch.randn(B)), model
-
-
-def small_model(B: int, A: int, latent: int, hidden: int) -> tuple[RootNode, Callable[..., Step]]:
-    torch.manual_seed(0)
-    network = torch.nn.Sequential(
-        torch.nn.Linear(latent + A, hidden),
-        torch.nn.ReLU(),
-        torch.nn.Linear(hidden, hidden),
-        torch.nn.ReLU(),
-        torch.nn.Linear(hidden, latent + A + 2),
+    parser.add_argument("--latent", type=int, default=64, help="numbers in a latent of the free model and of the MLP")
+    parser.add_argument("--hidden", type=int, default=128, help="size of the MLP's two hidden layers")
+    parser.add_argument("--seed", type=int, default=0)
+    folder = os.environ.get(LIGHTZERO_VARIABLE)
+    parser.add_argument(
+        "--lightzero",
+        type=pathlib.Path,
+        default=pathlib.Path(folder) if folder else None,
+        help=f"an unpacked wheel: {LIGHTZERO_HELP}; or set {LIGHTZERO_VARIABLE}",
     )
-    identity, discount = torch.eye(A), torch.full((B,), 0.997)
-
-    def model(state: torch.Tensor, action: torch.Tensor) -> Step:
-        out = network(torch.cat((state, identity[action]), dim=1))
-        state, logits, reward, value = out.split((latent, A, 1, 1), dim=1)
-        return Step(state, reward.squeeze(1), discount, logits, value.squeeze(1))
-
-    return RootNode(torch.randn(B, latent), torch.randn(B, A), torch.randn(B)), model
-
-
-def bare_calls(root: RootNode, model: Callable[..., Step], num_simulations: int) -> None:
-    state, action = root.latent, torch.zeros(len(root.value), dtype=torch.int64)
-    with torch.no_grad():
-        for _ in range(num_simulations):
-            state = model(state, action).latent
-
-
-def measure(B: int, num_simulations: int, A: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    settings, budget, simulations = PuctSettings(), arguments.seconds, B * num_simulations
-    kernels = kernels_only(B, num_simulations, A, budget)
-    root, model = free_model(B, num_simulations, A, arguments.latent)
-    free = median_seconds(lambda: search(root, model, num_simulations, settings), budget)
-    root, model = small_model(B, A, arguments.latent, arguments.hidden)
-    whole = median_seconds(lambda: search(root, model, num_simulations, settings), budget)
-    bare = median_seconds(lambda: bare_calls(root, model, num_simulations), budget)
-    return {
-        "B × simulations × A": f"{B} × {num_simulations} × {A}",
-        "kernels, 1000 sims/s": simulations / kernels / 1e3,
-        "search, 1000 sims/s": simulations / free / 1e3,
-        "search with the model, ms": 1e3 * whole,
-        "the model's calls alone, ms": 1e3 * bare,
-        "ratio": whole / bare,
-    }
+    return parser.parse_args()
 
 
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    sizes = SIZES
-    if arguments.sizes:
-        sizes = [tuple(int(number) for number in size.split(",")) for size in arguments.sizes.split(";")]  # type: ignore[misc]
-    report = common.Report("Tree search", arguments)
-    rows = [measure(*size, arguments) for size in sizes]
-    hidden = f"{arguments.latent} + A → {arguments.hidden} → {arguments.hidden}"
-    report.finish(rows, [f"medians; the model: {hidden} → {arguments.latent} + A + 2"])
+    for name in arguments.sections:
+        flags = argparse.Namespace(**vars(arguments))
+        flags.sizes = ";".join(",".join(map(str, size)) for size in arguments.sizes)
+        if arguments.out is not None and len(arguments.sections) > 1:
+            flags.out = arguments.out.with_stem(f"{arguments.out.stem}_{name}")
+        SECTIONS[name](common.Report(TITLES[name], flags), arguments)
+        print(flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ WORDS = {"nest", "gin_config", "checks", "specs", "data_structures"}
 BEHIND_GIN_CONFIG = {"gin_tables", "gin_literal_types"}
 MODULES_OF_THE_PACKAGE = WORDS | BEHIND_GIN_CONFIG  # `from alfish import nest` is how these are imported
 BELOW_ALGORITHMS = WORDS | {"ops", "environments", "summary", "networks", "mcts", "experience_replayers", "models"}
-EVERYTHING = BELOW_ALGORITHMS | {"algorithms", "rollout", "trainers"}
+EVERYTHING = BELOW_ALGORITHMS | {"algorithms", "rollout", "trainers", "viewers"}
 
 # What each folder, or module at the top of the package, may import from the package, beside itself.
 MAY_IMPORT = {
@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "algorithms": WORDS | {"ops", "networks", "mcts", "experience_replayers", "models"},
     "rollout": WORDS | {"environments", "summary", "networks", "algorithms"},
     "trainers": BELOW_ALGORITHMS | {"algorithms", "rollout"},
+    "viewers": WORDS | {"environments", "mcts", "models", "algorithms", "rollout"},
     "bin": EVERYTHING,
     "configs": EVERYTHING,
 }

@@ -1,5 +1,6 @@
 """Acting by tree search over a learned model."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import gin
@@ -9,11 +10,15 @@ from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.checks import check_at_least
 from alfish.data_structures import AlgStep, Progress, TimeStep
-from alfish.mcts.records import RetainedTrees
+from alfish.mcts.cuda_graphs import SearchGraphs
+from alfish.mcts.proposals import ProposalSettings, spread_policy, take_candidates
+from alfish.mcts.records import Model, RetainedTrees, RootNode
+from alfish.mcts.search import search
 from alfish.mcts.search_policies import PolicyOutput, PuctPolicy, SearchPolicy
 from alfish.mcts.subtree import reroot
 from alfish.models.mcts_model import MCTSModel
-from alfish.models.search_model import SearchModel
+from alfish.models.sampled_model import SampledModel, keep_candidates, sampled_policy_of
+from alfish.models.search_model import SearchableModel, SearchModel
 from alfish.ops.schedules import Schedule, as_schedule
 
 
@@ -21,12 +26,17 @@ class SearchInfo(NamedTuple):
     """What a search leaves in the replay buffer. Sampled blocks have `[B, L]` rows of it.
 
     Attributes:
-        policy: `[B, A]`, the improved policy.
+        policy: `[B, A]`, the improved policy; of other actions than one discrete choice `[B, K]`, over candidates.
         value: `[B]`, of the root.
+        candidates: `[B, K, ...]`, the actions that `policy` is over; `()` if those are all there are.
     """
 
     policy: torch.Tensor
     value: torch.Tensor
+    candidates: nest.Nest = ()
+
+
+_DEFAULT_POLICY = PuctPolicy()
 
 
 @gin.configurable
@@ -37,7 +47,7 @@ class MCTSAlgorithm(Algorithm):
 
     Args:
         observation_spec: nest of TensorSpec.
-        action_spec: one discrete choice of A.
+        action_spec: one discrete choice of A; with `proposals`, any that the model has a policy for.
         model: what is searched.
         discount: γ per environment step, the one that the model's values are learned with.
         num_simulations: of a search while collecting, at least 0; with 0 the model's policy acts.
@@ -46,8 +56,13 @@ class MCTSAlgorithm(Algorithm):
         temperature: the action is drawn in proportion to visits ** (1 / temperature) while collecting; a number, or a
             schedule over the run. 0 takes the most visited action, as evaluation and play do.
         greedy_after_moves: from this step of an episode on the temperature is 0; None never.
+        search_model: makes the functions that the search calls from `model` and `discount`: `@SearchModel`, with
+            `SearchModel.players = 2` for games of two, `@StochasticSearchModel`, or `@SimulatorSearchModel`.
         legal_mask_key: where the observation is a dict, the entry `[B, A]` that is nonzero for legal actions. The model
             sees the whole observation. None: all actions are legal.
+        search_graphs: keeps the trees of a run on a GPU there, and each kind of search as one CUDA graph; None keeps
+            trees in host memory. On the CPU it changes nothing.
+        proposals: draws candidate actions in each node, `@ProposalSettings()`; None searches all actions.
         reuse_trees: if True the next search of an episode goes on with the tree behind the action that was taken. The
             rows of one call must then be the steps after those of the call before, environment by environment.
 
@@ -65,10 +80,13 @@ class MCTSAlgorithm(Algorithm):
         discount: float,
         num_simulations: int = gin.REQUIRED,
         num_evaluation_simulations: int | None = None,
-        search_policy: SearchPolicy = PuctPolicy(),
+        search_policy: SearchPolicy = _DEFAULT_POLICY,
         temperature: float | Schedule = 1.0,
         greedy_after_moves: int | None = None,
+        search_model: Callable[..., SearchableModel] = SearchModel,
         legal_mask_key: str | None = None,
+        search_graphs: SearchGraphs | None = None,
+        proposals: ProposalSettings | None = None,
         reuse_trees: bool = False,
     ):
         super().__init__(observation_spec, action_spec)
@@ -82,25 +100,44 @@ class MCTSAlgorithm(Algorithm):
             check_at_least("MCTSAlgorithm.greedy_after_moves", greedy_after_moves, 0)
         if reuse_trees and not search_policy.retains_trees:
             raise ValueError(
-                f"MCTSAlgorithm.reuse_trees is True and search_policy is {search_policy!r}, which plans the visits of a"
-                " new root; expected reuse_trees = False, or a PuctPolicy"
+                f"MCTSAlgorithm.reuse_trees is True and search_policy is {search_policy!r}, which begins each"
+                " search anew; expected reuse_trees = False, or a PuctPolicy"
             )
         if legal_mask_key is not None and not (
             isinstance(observation_spec, dict) and legal_mask_key in observation_spec
         ):
             raise ValueError(
-                f"MCTSAlgorithm.legal_mask_key is {legal_mask_key!r}; expected a key of the observation, {observation_spec}"
+                f"MCTSAlgorithm.legal_mask_key is {legal_mask_key!r}; expected a key of the observation,"
+                f" {observation_spec}"
             )
-        self._search_model = SearchModel(model, discount)
+        self._search_model = search_model(model, discount)
+        if reuse_trees and not self._search_model.trees_can_go_on:
+            raise ValueError(
+                f"MCTSAlgorithm.reuse_trees is True and search_model is a {type(self._search_model).__name__}, whose"
+                " trees go on behind outcomes of chance that an observation does not tell; expected reuse_trees = False"
+            )
+        self._actions = sampled_policy_of(model, action_spec)
+        self._sampled_model: SampledModel | None = None
+        if proposals is not None:
+            self._sampled_model = SampledModel(self._search_model, self._actions, proposals)
+        elif self._actions.num_choices is None:
+            raise ValueError(
+                f"MCTSAlgorithm.proposals is None, but the actions are {action_spec}, too many to search them all;"
+                " expected @ProposalSettings(), whose num_candidates are drawn in each node"
+            )
         self._num_simulations = num_simulations
         self._num_evaluation_simulations = num_evaluation_simulations
-        self._search_policy = search_policy
+        # Some policies ask a model for more than `root` and `step`.
+        for_model = getattr(search_policy, "for_model", None)
+        self._search_policy: SearchPolicy = (
+            search_policy if for_model is None else for_model(self._sampled_model or self._search_model)
+        )
         self._temperature_schedule = as_schedule(temperature, "MCTSAlgorithm.temperature", minimum=0.0)
         self._temperature = self._temperature_schedule(0.0)
         self._greedy_after_moves = greedy_after_moves
         self._legal_mask_key = legal_mask_key
+        self._run_search = search if search_graphs is None else search_graphs.search
         self._reuse_trees = reuse_trees
-        self._first_action = int(action_spec.minimum)
         # Of the episodes in flight: a resumed run begins new ones, so these are not part of a checkpoint.
         self._moves: torch.Tensor | None = None
         self._last: dict[bool, PolicyOutput] = {}
@@ -112,7 +149,7 @@ class MCTSAlgorithm(Algorithm):
         return self._answer(self.search(time_step, explore=True), state)
 
     def search(self, time_step: TimeStep, explore: bool, num_simulations: int | None = None) -> PolicyOutput:
-        """Searches the rows `[B]` of a time step; actions are numbered from 0.
+        """Searches the rows `[B]` of a time step; actions, or else candidates, are numbered from 0.
 
         Args:
             time_step: the rows.
@@ -124,22 +161,43 @@ class MCTSAlgorithm(Algorithm):
         legal_mask = None
         if self._legal_mask_key is not None:
             legal_mask = time_step.observation[self._legal_mask_key] != 0
+        retained = self._retained(time_step, explore, num_simulations)
+        root, step = self._root_and_step(time_step, legal_mask, explore, retained)
         found = self._search_policy(
-            self._search_model.root(time_step.observation),
-            self._search_model.step,
+            root,
+            step,
             num_simulations,
-            legal_mask,
+            None,  # the mask is in the root's logits, which may have more columns
             self._row_temperature(time_step) if explore else 0.0,
             explore,
-            self._retained(time_step, explore, num_simulations),
+            retained,
+            self._run_search,
         )
         if self._reuse_trees:
             self._last[explore] = found
         return found
 
+    def _root_and_step(
+        self, time_step: TimeStep, legal_mask: torch.Tensor | None, explore: bool, retained: RetainedTrees | None
+    ) -> tuple[RootNode, Model]:
+        if self._sampled_model is None:
+            return self._search_model.root(time_step.observation, legal_mask), self._search_model.step
+        root = self._sampled_model.root(time_step.observation, legal_mask, explore)
+        return root if retained is None else keep_candidates(root, retained), self._sampled_model.step
+
     def _answer(self, found: PolicyOutput, state: nest.Nest) -> AlgStep:
-        action = (found.action + self._first_action).to(self.action_spec.dtype)
-        return AlgStep(action, state, SearchInfo(found.policy, found.value))
+        action, num_choices = found.action, self._actions.num_choices
+        if self._sampled_model is None:
+            info = SearchInfo(found.policy[:, :num_choices], found.value)
+        else:
+            # A copy, because the others belong to the latents of the whole tree.
+            candidates = found.search.latents.candidates[0].clone()
+            action = take_candidates(candidates, action)
+            if num_choices is None:
+                info = SearchInfo(found.policy, found.value, candidates)
+            else:
+                info = SearchInfo(spread_policy(found.policy, candidates, num_choices), found.value)
+        return AlgStep(self._actions.to_environment(action), state, info)
 
     def _row_temperature(self, time_step: TimeStep) -> float | torch.Tensor:
         """The temperature, by the step of each row's episode if that matters."""

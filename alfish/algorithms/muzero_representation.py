@@ -15,9 +15,11 @@ from alfish.algorithms.muzero_targets import MuzeroTargets, bootstrap_rows, epis
 from alfish.checks import check_at_least
 from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.models.mcts_model import MCTSModel
+from alfish.models.sampled_model import sampled_policy_of
 from alfish.models.unroll import Unrolled, unroll
 from alfish.ops.distributions import categorical_entropy
 from alfish.ops.masking import masked_explained_variance, masked_means
+from alfish.ops.policy_losses import candidate_cross_entropy
 from alfish.ops.target_updates import TargetUpdate
 
 
@@ -42,7 +44,7 @@ class MuzeroRepresentationImpl(Algorithm):
 
     Args:
         observation_spec: nest of TensorSpec.
-        action_spec: one discrete choice of A.
+        action_spec: one discrete choice of A, or what the model has a policy for.
         model: makes the model, given `observation_spec` and `action_spec`.
         num_unroll_steps: R, at least 1.
         td_steps: K, the n of the n-step value target, at least 1.
@@ -102,6 +104,7 @@ class MuzeroRepresentationImpl(Algorithm):
                 raise ValueError(f"{name}.{part}_loss_weight is {weight}; it must be a finite number of at least 0")
         self.discount = discount
         self.model = model(observation_spec, action_spec)
+        self._actions = sampled_policy_of(self.model, action_spec)
         self._num_unroll_steps = num_unroll_steps
         self._td_steps = td_steps
         self._gradient_scale = recurrent_gradient_scale
@@ -135,24 +138,33 @@ class MuzeroRepresentationImpl(Algorithm):
             root_inputs = root_inputs._replace(reward=self._reward_transform(root_inputs.reward))
         end_row = episode_end_rows(root_inputs.is_last(), batch_info.position)
         value = rollout_info.value if self._target_model is None else self._target_values(root_inputs, end_row)
-        # FIRST rows hold 0 where an action is wanted, which need not be one of the actions. The loss masks what the
-        # clamp makes of it.
-        action_index = root_inputs.prev_action.long() - int(self.action_spec.minimum)
         targets = muzero_targets(
             root_inputs,
             end_row,
-            action_index.clamp(0, self.model.num_actions - 1),
+            # FIRST rows hold 0 where an action is wanted, which need not be one of the actions. The loss masks what
+            # becomes of it.
+            self._actions.from_environment(root_inputs.prev_action),
             rollout_info.policy,
             value,
             self._num_unroll_steps,
             self._td_steps,
             self.discount,
+            rollout_info.candidates,
         )
         if self._random_action_after_episode_end:
-            drawn = torch.randint_like(targets.action, self.model.num_actions)
-            targets = targets._replace(action=torch.where(targets.beyond_episode_end[..., 1:], drawn, targets.action))
+            targets = targets._replace(action=self._random_beyond_end(targets))
         num_starts = targets.reward.shape[1]
         return nest.map_structure(lambda leaf: leaf[:, :num_starts], root_inputs), targets
+
+    def _random_beyond_end(self, targets: MuzeroTargets) -> torch.Tensor:
+        """The actions `[B, T, R, ...]`, with draws from all actions beyond the end of the episode."""
+        beyond, action = targets.beyond_episode_end[..., 1:], targets.action
+        if self._actions.num_choices is not None:
+            drawn = torch.randint_like(action, self._actions.num_choices)
+        else:
+            parameters = torch.zeros((1, self._actions.num_parameters), device=beyond.device)
+            drawn = self._actions.sample(parameters, beyond.numel(), math.inf).view_as(action)
+        return torch.where(beyond.view(*beyond.shape, *[1] * (action.dim() - beyond.dim())), drawn, action)
 
     def _target_values(self, rows: TimeStep, end_row: torch.Tensor) -> torch.Tensor:
         """The target network's values `[B, L]` of the rows at which n-step returns end; 0 elsewhere."""
@@ -185,8 +197,7 @@ class MuzeroRepresentationImpl(Algorithm):
         weight = torch.full_like(targets.value, 1.0 / self._num_unroll_steps)
         weight[..., 0] = 1.0
         weight = weight * known
-        log_policy = torch.log_softmax(prediction.policy_logits, dim=-1)
-        policy_loss = -(targets.policy * log_policy).sum(-1)
+        policy_loss, entropy = self._policy_loss_and_entropy(prediction.policy_logits, targets)
         policy_mask = known & ~targets.beyond_episode_end & ~targets.game_over
         parts = {
             "policy": (policy_loss * weight * policy_mask).sum(-1),
@@ -202,14 +213,24 @@ class MuzeroRepresentationImpl(Algorithm):
             parts["game_over"] = (game_over_loss * weight).sum(-1)
         loss = torch.stack([part * self._weights[name] for name, part in parts.items()]).sum(0)
         extra = {f"loss/{name}": part.detach() for name, part in parts.items()}
-        return LossInfo(loss, extra | self._report(unrolled, targets, log_policy, policy_mask, known))
+        return LossInfo(loss, extra | self._report(unrolled, targets, entropy, policy_mask, known))
+
+    def _policy_loss_and_entropy(
+        self, parameters: torch.Tensor, targets: MuzeroTargets
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both `[B, T, R+1]`, of the policy head's outputs `[B, T, R+1, P]`; the entropy without gradient."""
+        if isinstance(targets.candidates, torch.Tensor):
+            log_prob = self._actions.log_prob(parameters, targets.candidates)
+            return candidate_cross_entropy(targets.policy, log_prob), self._actions.entropy(parameters.detach())
+        log_policy = torch.log_softmax(parameters, dim=-1)
+        return -(targets.policy * log_policy).sum(-1), categorical_entropy(log_policy.detach())
 
     @torch.no_grad()
     def _report(
         self,
         unrolled: Unrolled,
         targets: MuzeroTargets,
-        log_policy: torch.Tensor,
+        entropy: torch.Tensor,
         policy_mask: torch.Tensor,
         known: torch.Tensor,
     ) -> dict[str, Any]:
@@ -217,7 +238,6 @@ class MuzeroRepresentationImpl(Algorithm):
         ends = [0, targets.value.shape[-1] - 1]
         value = self.model.value_of(unrolled.prediction.value_logits[..., ends, :])
         target, known_ends = targets.value[..., ends], known[..., ends]
-        entropy = categorical_entropy(log_policy)
         target_entropy = -torch.xlogy(targets.policy, targets.policy).sum(-1)
         report = masked_means({"policy/entropy": entropy, "policy/target_entropy": target_entropy}, policy_mask)
         report |= {"value/mean": value[..., 0].mean(), "value/target_mean": target[..., 0].mean()}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from alfish import nest
 from alfish.data_structures import TimeStep
 from alfish.ops.returns import n_step_return
 
@@ -24,6 +25,7 @@ class MuzeroTargets(NamedTuple):
         game_over: bool, c is E(p) and its discount is 0: no reward can follow.
         is_partial: `[B, T]` bool, the rows reach a point that is not the end of a game; where `beyond_episode_end` is
             true as well, what would have followed is hidden by a time limit or a cut, and must not be learned.
+        candidates: `[B, T, R+1, K, ...]`, the actions that `policy` is over; `()` if those are all there are.
     """
 
     action: torch.Tensor
@@ -33,6 +35,7 @@ class MuzeroTargets(NamedTuple):
     beyond_episode_end: torch.Tensor
     game_over: torch.Tensor
     is_partial: torch.Tensor
+    candidates: nest.Nest = ()
 
 
 def episode_end_rows(is_last: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -111,18 +114,21 @@ def muzero_targets(
     num_unroll_steps: int,
     num_bootstrap_steps: int,
     gamma: float,
+    candidates: nest.Nest = (),
 ) -> MuzeroTargets:
     """Targets of a block with T = L − R − K starts.
 
     Args:
         rows: `[B, L]`; observations are not looked at.
         end_row: `[B, L]`, E, from `episode_end_rows`.
-        action_index: `[B, L]` int64 in `0 … A−1`, the action that led to each row (`prev_action`).
+        action_index: `[B, L]` int64 in `0 … A−1`, the action that led to each row (`prev_action`); `[B, L, ...]` where
+            actions are not one discrete choice.
         policy: `[B, L, A]`, of the stored search.
         value: `[B, L]`, what returns are bootstrapped from; read at `bootstrap_rows` only.
         num_unroll_steps: R.
         num_bootstrap_steps: K, the n of the n-step return.
         gamma: the discount per step.
+        candidates: `[B, L, K, ...]`, the actions that `policy` is over; `()` if those are all there are.
     """
     length = rows.reward.shape[1]
     num_starts = length - num_unroll_steps - num_bootstrap_steps
@@ -141,4 +147,5 @@ def muzero_targets(
         beyond_episode_end=beyond,
         game_over=(current == end) & (rows.discount[batch, current] == 0.0),
         is_partial=rows.discount[batch[..., 0], current[:, :, -1]] != 0.0,
+        candidates=nest.map_structure(lambda leaf: leaf[batch, current], candidates),
     )

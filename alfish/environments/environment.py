@@ -2,7 +2,7 @@
 
 import abc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ class VectorEnvironment(abc.ABC):
         observation_spec: nest of TensorSpec, of one environment.
         action_spec: nest of BoundedTensorSpec, of one environment.
         frames_per_second: at which `render` is shown in the time of the game.
+        action_names: what the values of a discrete action are called, from 0; empty if nobody tells.
     """
 
     name: str
@@ -37,6 +38,7 @@ class VectorEnvironment(abc.ABC):
     observation_spec: nest.Nest
     action_spec: nest.Nest
     frames_per_second: float = 30.0
+    action_names: Sequence[str] = ()
 
     @abc.abstractmethod
     def reset(self, seed: int, out: TimeStep) -> None:

@@ -12,6 +12,7 @@ from alfish import nest
 from alfish.checks import check_at_least
 from alfish.data_structures import StepType, TimeStep
 from alfish.environments import optional, spaces, workers
+from alfish.environments.action_names import action_names
 from alfish.environments.environment import ArrayLayout, BoundaryChecks, VectorEnvironment
 
 NoFuture = Callable[[np.ndarray, dict[str, Any]], np.ndarray]
@@ -73,6 +74,7 @@ class GymnasiumEnvironment(VectorEnvironment):
             )
         self.num_envs = env.num_envs
         self.frames_per_second = env.metadata.get("render_fps") or self.frames_per_second
+        self.action_names = action_names(env)
         observation_codecs = spaces.observation_codecs(env.single_observation_space)
         action_codecs = spaces.action_codecs(env.single_action_space)
         self.observation_spec = spaces.specs_of(observation_codecs)

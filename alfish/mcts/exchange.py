@@ -31,9 +31,8 @@ class HostExchange:
         self._structure = nest.structure(root.latent)
         self._stores = [leaf.new_empty((num_nodes, *leaf.shape)) for leaf in leaves]
         self._gathered = [leaf.new_empty((rows, *leaf.shape[1:])) for leaf in leaves]
-        self._question = nest.unflatten(self._structure, self._gathered)
         self._edges = torch.zeros((2, rows), dtype=torch.int64)
-        self._actions = self._edges[1]
+        self._question = nest.unflatten(self._structure, self._gathered), self._edges[1]
         self._rows_shape = torch.Size((rows,))
         self._logits_shape = torch.Size((rows, tree.priors.shape[2]))
         self._zero = torch.zeros(1)
@@ -41,8 +40,9 @@ class HostExchange:
         # What the table points at, kept alive.
         self._held: object = (tree, rule)
         self._answers: object = ()
+        self._has_optional = False
         self.table = host.address_table(tree, rule, rows, len(leaves))
-        self._entries = memoryview(self.table)
+        self._entries = memoryview(self.table)  # type: ignore[arg-type]
         self.table[host.EDGES] = self._edges.data_ptr()
         self.table[host.PLAYER], self.table[host.CHANCE] = self._zero_address, self._zero_address
         self._places = [host.LATENTS + host.LATENT_FIELDS * index for index in range(len(leaves))]
@@ -58,12 +58,17 @@ class HostExchange:
         for store, leaf in zip(self._stores, nest.leaves(root.latent), strict=True):
             store[0].copy_(leaf.detach())
         values, logits, players = root_answers(root, legal_mask)
-        self._root = (values, logits, players, torch.zeros(1), torch.ones(1))
-        reward, discount = self._root[3:]
-        places = (host.REWARD, host.DISCOUNT, host.VALUE, host.PLAYER)
-        for place, tensor in zip(places, (reward, discount, values, players), strict=True):
-            self.table[place : place + 2] = tensor.data_ptr(), 4 * (len(tensor) > 1)
-        self.table[host.LOGITS : host.LOGITS + 3] = logits.data_ptr(), 4 * logits.shape[1], 4
+        reward, discount = self._zero, torch.ones(1)
+        self._answers = (values, logits, players, discount)
+        entries = self._entries
+        places = (host.REWARD, host.DISCOUNT, host.VALUE)
+        for place, tensor in zip(places, (reward, discount, values), strict=True):
+            entries[place], entries[place + 1] = tensor.data_ptr(), 4 * (len(tensor) > 1)
+        if root.to_play is not None:
+            self._has_optional = True
+            entries[host.PLAYER], entries[host.PLAYER + 1] = players.data_ptr(), 4
+        entries[host.LOGITS], entries[host.LOGITS + 1] = logits.data_ptr(), 4 * logits.shape[1]
+        entries[host.LOGITS + 2] = 4
         return values.numpy(), logits.numpy()
 
     def write_retained(self, retained: RetainedTrees) -> None:
@@ -73,7 +78,7 @@ class HostExchange:
 
     def questions(self) -> tuple[nest.Nest, torch.Tensor]:
         """The latents `[rows, ...]` and actions `[rows]` to ask the model about."""
-        return self._question, self._actions
+        return self._question
 
     def receive(self, step: Step, node: int) -> None:
         """Points the kernels at the model's answers; they read them when they are called next."""
@@ -97,15 +102,17 @@ class HostExchange:
         table[host.VALUE], table[host.VALUE + 1] = value.data_ptr(), 4 * value.stride(0)
         table[host.LOGITS] = logits.data_ptr()
         table[host.LOGITS + 1], table[host.LOGITS + 2] = 4 * strides[0], 4 * strides[1]
-        players = self._receive_optional(host.PLAYER, "to_play", step.to_play)
-        chance = self._receive_optional(host.CHANCE, "is_chance", step.is_chance)
+        optional: object = ()
+        if step.to_play is not None or step.is_chance is not None or self._has_optional:
+            self._has_optional = True
+            optional = (
+                self._receive_optional(host.PLAYER, "to_play", step.to_play),
+                self._receive_optional(host.CHANCE, "is_chance", step.is_chance),
+            )
         # A latent that is a single tensor is the common case, and taking a nest apart takes its time.
-        latents = [step.latent] if isinstance(step.latent, torch.Tensor) else nest.leaves(step.latent)
-        kept = [
-            self._receive_latent(place, latent, gathered)
-            for place, latent, gathered in zip(self._places, latents, self._gathered, strict=True)
-        ]
-        self._answers = (reward, discount, value, logits, players, chance, kept)
+        latents = (step.latent,) if isinstance(step.latent, torch.Tensor) else nest.leaves(step.latent)
+        kept = list(map(self._receive_latent, self._places, latents, self._gathered))
+        self._answers = (reward, discount, value, logits, optional, kept)
 
     def _receive_optional(self, place: int, name: str, tensor: torch.Tensor | None) -> torch.Tensor:
         if tensor is None:
@@ -122,13 +129,15 @@ class HostExchange:
                     f"the model's latent has the shape {tuple(latent.shape)}; expected {tuple(like.shape)}"
                 )
             latent = latent.to(like)
-        stride = self._entries[place + host.ROW_BYTES]
-        if latent.dim() == 2 and latent.stride(1) == 1:
-            stride = latent.stride(0) * latent.element_size()
-        elif not latent.is_contiguous():
-            latent = latent.contiguous()
-        self._entries[place + host.RETURNED] = latent.data_ptr()
-        self._entries[place + host.RETURNED_STRIDE] = stride
+        entries = self._entries
+        stride = entries[place + host.ROW_BYTES]
+        if not latent.is_contiguous():
+            if latent.dim() == 2 and latent.stride(1) == 1:
+                stride = latent.stride(0) * latent.element_size()
+            else:
+                latent = latent.contiguous()
+        entries[place + host.RETURNED] = latent.data_ptr()
+        entries[place + host.RETURNED_STRIDE] = stride
         return latent
 
     def latents(self) -> nest.Nest:

@@ -14,19 +14,20 @@ from alfish.mcts.rule import (
     LEAVES,
     LOWEST_LOGIT,
     ROOT,
-    Answers,
+    AnswerArrays,
     Number,
-    Rule,
+    RuleArrays,
+    TreeArrays,
     kernel,
 )
-from alfish.mcts.selection import assume_visits, select_edge, update_untried
-from alfish.mcts.tree import ILLEGAL, NO_PARENT, UNEXPANDED, Tree
+from alfish.mcts.selection import assume_visits, better, select_edge, update_untried
+from alfish.mcts.tree import ILLEGAL, NO_ACTION, NO_PARENT, UNEXPANDED
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
 @kernel
-def report_fault(tree: Tree, row: int, node: int, fault: int, number: Number) -> None:
+def report_fault(tree: TreeArrays, row: int, node: int, fault: int, number: Number) -> None:
     """Records the first fault of a tree; the search raises when it has ended."""
     if tree.faults[row, 0] == _ZERO:
         tree.faults[row, 0] = fault
@@ -35,7 +36,7 @@ def report_fault(tree: Tree, row: int, node: int, fault: int, number: Number) ->
 
 
 @kernel
-def usable_or_zero(tree: Tree, row: int, node: int, number: Number, fault: int, limit: Number) -> Number:
+def usable_or_zero(tree: TreeArrays, row: int, node: int, number: Number, fault: int, limit: Number) -> Number:
     """One number of the model's answer, or 0 and a fault if it is NaN or beyond the limit."""
     if abs(number) <= limit:
         return number
@@ -44,8 +45,8 @@ def usable_or_zero(tree: Tree, row: int, node: int, number: Number, fault: int, 
 
 
 @kernel
-def write_priors(tree: Tree, answers: Answers, answer: int, row: int, node: int) -> None:
-    """Writes which edges of a node are legal, and their priors.
+def write_priors(tree: TreeArrays, rule: RuleArrays, answers: AnswerArrays, answer: int, row: int, node: int) -> None:
+    """Writes which edges of a node are legal, and their priors, as if none was tried.
 
     A logit of -inf makes an edge illegal; if all are -inf, all edges are legal and equal. An edge that has a child
     already, at the root of a retained tree, keeps it.
@@ -66,15 +67,23 @@ def write_priors(tree: Tree, answers: Answers, answer: int, row: int, node: int)
         legal = (logit > -np.inf and logit < np.inf) or not any_legal
         weight = _ONE if legal else _ZERO
         if legal and any_legal:
-            weight = math.exp(logit - largest)
+            weight = np.float32(math.exp(logit - largest))
         tree.priors[row, node, action] = weight
         total += weight
         if not legal:
             tree.children[row, node, action] = ILLEGAL
         elif tree.edge_visits[row, node, action] == 0:
             tree.children[row, node, action] = UNEXPANDED
+    best, best_prior = NO_ACTION, -_ONE
     for action in range(num_actions):
-        tree.priors[row, node, action] /= total
+        prior = tree.priors[row, node, action] / total
+        tree.priors[row, node, action] = prior
+        if tree.children[row, node, action] != ILLEGAL and better(
+            tree, rule, row, node, action, prior, best, best_prior
+        ):
+            best, best_prior = action, prior
+    tree.candidates[row, node] = best
+    tree.untried_mass[row, node] = _ONE
     if tree.logits.shape[2] == num_actions:
         logarithm = np.float32(math.log(total))
         for action in range(num_actions):
@@ -85,7 +94,14 @@ def write_priors(tree: Tree, answers: Answers, answer: int, row: int, node: int)
 
 @kernel
 def write_node(
-    tree: Tree, rule: Rule, answers: Answers, answer: int, row: int, node: int, parent: int, action: int
+    tree: TreeArrays,
+    rule: RuleArrays,
+    answers: AnswerArrays,
+    answer: int,
+    row: int,
+    node: int,
+    parent: int,
+    action: int,
 ) -> None:
     """Writes a new node from the model's answer."""
     reward = usable_or_zero(tree, row, node, answers.reward[answer], FAULT_REWARD, LARGEST_Q)
@@ -94,7 +110,7 @@ def write_node(
     player = int(answers.player[answer])
     if parent != NO_PARENT and player != tree.players[row, parent]:
         discount = -discount
-    write_priors(tree, answers, answer, row, node)
+    write_priors(tree, rule, answers, answer, row, node)
     tree.rewards[row, node] = reward
     tree.discounts[row, node] = discount
     tree.raw_values[row, node] = value if discount != _ZERO else _ZERO
@@ -102,15 +118,15 @@ def write_node(
     tree.kinds[row, node] = int(answers.chance[answer])
     tree.actions[row, node] = action
     tree.parents[row, node] = parent
-    if parent == NO_PARENT:
-        keep_legal_children(tree, row)
-    else:
+    if parent != NO_PARENT:
         tree.children[row, parent, action] = node
-    update_untried(tree, rule, row, node)
+    elif tree.visits[row, 0] > 0:
+        keep_legal_children(tree, row)
+        update_untried(tree, rule, row, 0)
 
 
 @kernel
-def keep_legal_children(tree: Tree, row: int) -> None:
+def keep_legal_children(tree: TreeArrays, row: int) -> None:
     """Rebuilds the statistics of the root of a retained tree from those of its edges that are still legal."""
     visits, value_sum, num_tried = 0, _ZERO, 0
     for action in range(tree.priors.shape[2]):
@@ -128,7 +144,7 @@ def keep_legal_children(tree: Tree, row: int) -> None:
 
 
 @kernel
-def back_up(tree: Tree, row: int, leaf: int, simulation: int) -> None:
+def back_up(tree: TreeArrays, row: int, leaf: int, simulation: int) -> None:
     """Adds the leaf's value to every node between it and the root, with the rewards on the way."""
     node, value = leaf, tree.raw_values[row, leaf]
     while True:
@@ -153,7 +169,14 @@ def back_up(tree: Tree, row: int, leaf: int, simulation: int) -> None:
 
 @kernel
 def expand_and_back_up(
-    tree: Tree, rule: Rule, answers: Answers, answer: int, row: int, node: int, parent: int, action: int
+    tree: TreeArrays,
+    rule: RuleArrays,
+    answers: AnswerArrays,
+    answer: int,
+    row: int,
+    node: int,
+    parent: int,
+    action: int,
 ) -> None:
     """Ends a simulation: makes its node, unless its edge already has one, and backs up from the end of the edge."""
     leaf = node
@@ -165,7 +188,9 @@ def expand_and_back_up(
 
 
 @kernel
-def advance(tree: Tree, rule: Rule, answers: Answers, edges: np.ndarray, row: int, node: int, more: bool) -> None:
+def advance(
+    tree: TreeArrays, rule: RuleArrays, answers: AnswerArrays, edges: np.ndarray, row: int, node: int, more: bool
+) -> None:
     """Ends one round of simulations of one tree and, if there are more, selects the edges of the next.
 
     One call between two calls of the model, not two, because entering compiled code costs as much as the work for
@@ -186,7 +211,7 @@ def advance(tree: Tree, rule: Rule, answers: Answers, edges: np.ndarray, row: in
         expand_and_back_up(tree, rule, answers, row, row, 0, NO_PARENT, 0)
     else:
         for leaf in range(row * leaves, (row + 1) * leaves):
-            assume_visits(tree, row, edges[0, leaf] // num_trees, edges[1, leaf], -1)
+            assume_visits(tree, rule, row, edges[0, leaf] // num_trees, edges[1, leaf], -1)
         for leaf in range(leaves):
             answer = row * leaves + leaf
             parent, action = edges[0, answer] // num_trees, edges[1, answer]

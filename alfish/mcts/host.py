@@ -4,7 +4,7 @@ Unpacking a record of twenty tensors at every call would take longer than a roun
 one array of integers, and compiled code makes the records from it.
 
 numba stores the machine code beside this file, or in the user's cache folder where this one is read-only. It renews
-what is stored when this file changes; `_SOURCES` makes it renew it too when another kernel file does.
+what is stored when this file changes; `SOURCES` makes it renew it too when another kernel file does.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils, event
 from numba.extending import intrinsic
@@ -30,7 +30,7 @@ from alfish.mcts import expansion, improved_policy, random_numbers, readout, rul
 from alfish.mcts.expansion import advance
 from alfish.mcts.readout import write_policy
 from alfish.mcts.rule import Answers, Rule, kernel
-from alfish.mcts.tree import EDGE_PLACES, NODE_PLACES, Tree
+from alfish.mcts.tree import EDGE_PLACES, NODE_PLACES, Tree, edge_words, has_logits, node_words
 
 PARALLEL_EDGES = 8192
 """From this many edges per level (B * A) on, several threads are faster than one, also beside torch's own threads."""
@@ -60,8 +60,8 @@ NUM_LATENTS = ANSWERS + 13
 LATENTS = NUM_LATENTS + 1
 """Where the latents' leaves begin; five numbers each."""
 STORE, ROW_BYTES, GATHERED, RETURNED, RETURNED_STRIDE = range(5)
-"""Of a leaf: the address of `[N, B, ...]`, the bytes of one row, the addresses of what the model is given and of what it
-returned, and the bytes from row to row of the latter."""
+"""Of a leaf: the address of `[N, B, ...]`, the bytes of one row, the addresses of what the model is given and of what
+it returned, and the bytes from row to row of the latter."""
 LATENT_FIELDS = 5
 
 # In bytes, from the beginning of a node's record.
@@ -81,9 +81,9 @@ LATENT_FIELDS = 5
 ) = (4 * place for place in NODE_PLACES.values())
 _PRIORS, _CHILDREN, _EDGE_VISITS, _Q_VALUES, _TRIED, _LOGITS = (4 * place for place in EDGE_PLACES.values())
 
-_SOURCES = hashlib.sha256(
+SOURCES = hashlib.sha256(
     b"".join(
-        pathlib.Path(module.__file__).read_bytes()
+        pathlib.Path(str(module.__file__)).read_bytes()
         for module in (expansion, improved_policy, random_numbers, readout, rule, scaling, selection, tree)
     )
 ).hexdigest()
@@ -93,7 +93,7 @@ _import_process = os.getpid()
 _parallel_lock = threading.Lock()
 
 
-def _array_maker(dtype: types.Type, ndim: int, layout: str) -> Callable[..., Any]:
+def _array_maker(dtype: Any, ndim: int, layout: Any) -> Callable[..., Any]:
     """An intrinsic `(address, shape, strides) -> array` over memory that somebody else owns; strides are in bytes."""
     array_type = types.Array(dtype, ndim, layout)
 
@@ -196,7 +196,7 @@ def copy_bytes(source: int, target: int, count: int) -> None:
 
 @kernel
 def advance_row(table: np.ndarray, row: int, node: int, more: bool) -> None:
-    """`expansion.advance` for one tree: before it the new latents are stored, after it the next parents' are fetched."""
+    """`expansion.advance` for one tree; before it new latents are stored, after it the next parents' are fetched."""
     num_trees, leaves = table[NUM_TREES], table[NUM_ROWS] // table[NUM_TREES]
     edges = _long2(table[EDGES], (2, table[NUM_ROWS]), (8 * table[NUM_ROWS], 8))
     if node > 0:
@@ -218,7 +218,7 @@ def advance_row(table: np.ndarray, row: int, node: int, more: bool) -> None:
 _OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy"}
 
 
-def compile_cached(function: Callable[..., None], parallel: bool = False) -> Any:
+def compile_cached(function: Callable[..., Any], parallel: bool = False) -> Any:
     """A version of `function` that is compiled on its first call.
 
     The machine code is stored for later processes, if a folder can be written.
@@ -230,7 +230,7 @@ def compile_cached(function: Callable[..., None], parallel: bool = False) -> Any
 
 
 @intrinsic
-def _call_row(typing_context: Any, address: Any, table: Any, row: Any, node: Any, more: Any) -> Any:
+def _row_call(typing_context: Any, address: Any, table: Any, row: Any, node: Any, more: Any) -> Any:
     """Calls the compiled function of one row at `address`."""
     del typing_context, address, table, row, node, more
 
@@ -242,6 +242,9 @@ def _call_row(typing_context: Any, address: Any, table: Any, row: Any, node: Any
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), generate
+
+
+_call_row: Any = _row_call
 
 
 # numba's store tells versions of a function apart by its code and by what it closes over, hence the argument. It takes
@@ -275,7 +278,7 @@ def _batch_functions(sources: str) -> tuple[Callable[..., None], ...]:
     return advance_serial, advance_parallel, read_policy
 
 
-_serial, _parallel, _policy = _batch_functions(_SOURCES)
+_serial, _parallel, _policy = _batch_functions(SOURCES)
 _advance_serial = compile_cached(_serial)
 _advance_parallel = compile_cached(_parallel, parallel=True)
 _read_policy = compile_cached(_policy)
@@ -285,15 +288,17 @@ _read_policy = compile_cached(_policy)
 def _row_address() -> int:
     """Where the machine code of one row's step is.
 
-    Both batch functions call it there: numba would compile it again within each of them, for longer than the rest takes.
+    Both batch functions call it there: numba would compile it again within each of them, which takes longer than the
+    rest together.
     """
     signature = types.void(*[types.int64] * 4)
-    function = _row_function(_SOURCES)
+    function = _row_function(SOURCES)
     with event.install_listener("numba:compile", _LogCompilation()):
         try:
-            return numba.cfunc(signature, cache=True, **_OPTIONS)(function).address
+            compiled = numba.cfunc(signature, cache=True, **_OPTIONS)(function)
         except RuntimeError:  # numba found no folder for its store.
-            return numba.cfunc(signature, **_OPTIONS)(function).address
+            compiled = numba.cfunc(signature, **_OPTIONS)(function)
+    return int(compiled.address or 0)
 
 
 def address_table(tree: Tree, rule: Rule, num_rows: int, num_latents: int) -> np.ndarray:
@@ -308,8 +313,8 @@ def address_table(tree: Tree, rule: Rule, num_rows: int, num_latents: int) -> np
         num_nodes,
         num_actions,
         num_rows,
-        4 * tree.priors.stride(1),
-        4 * tree.priors.stride(2),
+        4 * node_words(num_actions, has_logits(tree)),
+        4 * edge_words(has_logits(tree)),
         tree.logits.shape[2],
         rule.exploration.shape[1],
         *rule.considered.shape,
@@ -332,25 +337,30 @@ def compiled_advance(table: np.ndarray) -> Iterator[Callable[[int, bool], None]]
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     large = num_trees > 1 and threads > 1 and table[NUM_ROWS] * table[NUM_ACTIONS] >= PARALLEL_EDGES
     if not (large and os.getpid() == _import_process and _parallel_lock.acquire(blocking=False)):
-        yield functools.partial(_ready(_advance_serial, 0, 0, 0, 0, 0), _row_address(), address, num_trees)
+        yield functools.partial(_batch_function(parallel=False), _row_address(), address, num_trees)
         return
     try:
         numba.set_num_threads(threads)
-        yield functools.partial(_ready(_advance_parallel, 0, 0, 0, 0, 0), _row_address(), address, num_trees)
+        yield functools.partial(_batch_function(parallel=True), _row_address(), address, num_trees)
     finally:
         _parallel_lock.release()
+
+
+@functools.cache
+def _batch_function(parallel: bool) -> Callable[..., None]:
+    return ready(_advance_parallel if parallel else _advance_serial, 0, 0, 0, 0, 0)
 
 
 def read_policy(tree: Tree, rule: Rule, kind: int) -> torch.Tensor:
     """What the searches found for their roots, `[B, A]` float32; `kind` is `rule.POLICY_VISITS` or a sibling."""
     num_trees, _, num_actions = tree.priors.shape
     out = torch.empty(num_trees, num_actions)
-    compiled = _ready(_read_policy, np.zeros(LATENTS, np.int64), 0, np.empty((0, 1), np.float32))
+    compiled = ready(_read_policy, np.zeros(LATENTS, np.int64), 0, np.empty((0, 1), np.float32))
     compiled(address_table(tree, rule, num_trees, 0), kind, out.numpy())
     return out
 
 
-def _ready(function: Any, *arguments: Any) -> Callable[..., None]:
+def ready(function: Any, *arguments: Any) -> Callable[..., None]:
     """Compiles a function, or loads its stored machine code, unless that was done before in this process.
 
     The arguments are those of a call for no trees.

@@ -14,11 +14,12 @@ from alfish.mcts.rule import (
     VALUE_SCALE,
     VISIT_OFFSET,
     Number,
-    Rule,
+    RuleArrays,
+    TreeArrays,
     kernel,
 )
 from alfish.mcts.scaling import scale_of
-from alfish.mcts.tree import ILLEGAL, NO_ACTION, Tree
+from alfish.mcts.tree import ILLEGAL, NO_ACTION
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 _TINY = np.float32(np.finfo(np.float32).tiny)
@@ -29,7 +30,7 @@ _LEAST_STRENGTH = 1e-6
 
 
 @kernel
-def mixed_value(tree: Tree, row: int, node: int) -> Number:
+def mixed_value(tree: TreeArrays, row: int, node: int) -> Number:
     """v_mix, the value of an unvisited action (Danihelka et al. 2022, appendix D, equation 33).
 
     (v + Σn · Σ_visited πq / Σ_visited π) / (1 + Σn), with the model's value v.
@@ -50,8 +51,10 @@ def mixed_value(tree: Tree, row: int, node: int) -> Number:
 
 
 @kernel
-def completed_scale(tree: Tree, rule: Rule, row: int, node: int, level: int, mixed: Number) -> tuple[Number, Number]:
-    """`(low, scale)` of completed Q-values: over the tree's Q-values and the mixed value, or over the node's completed Q.
+def completed_scale(
+    tree: TreeArrays, rule: RuleArrays, row: int, node: int, level: int, mixed: Number
+) -> tuple[Number, Number]:
+    """`(low, scale)` of completed Q-values: over the tree's and the mixed value, or over the node's completed Q-values.
 
     The mixed value counts only while a legal action has no value of its own.
     """
@@ -68,7 +71,7 @@ def completed_scale(tree: Tree, rule: Rule, row: int, node: int, level: int, mix
 
 
 @kernel
-def pressure(tree: Tree, rule: Rule, row: int, node: int, level: int) -> Number:
+def pressure(tree: TreeArrays, rule: RuleArrays, row: int, node: int, level: int) -> Number:
     """(c_visit + max n) · c_scale, by which scaled values are multiplied to be added to logits (equation 8)."""
     most = 0
     for i in range(tree.num_tried[row, node]):
@@ -84,7 +87,7 @@ def regularised_probability(strength: float, prior: Number, gap: float, total: f
 
 @kernel
 def regularised_normaliser(
-    tree: Tree, rule: Rule, row: int, node: int, level: int, low: Number, scale: Number, unvisited: Number
+    tree: TreeArrays, rule: RuleArrays, row: int, node: int, level: int, low: Number, scale: Number, unvisited: Number
 ) -> tuple[float, float, float, float]:
     """`(λ, top, δ, Σ)` with π̄(a) = λ π(a) / (top - q(a) + δ) / Σ (Grill et al. 2020, section 3.1 and appendix B.3).
 

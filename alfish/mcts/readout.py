@@ -18,18 +18,19 @@ from alfish.mcts.rule import (
     POLICY_VISITS,
     ROOT,
     Number,
-    Rule,
+    RuleArrays,
+    TreeArrays,
     kernel,
 )
 from alfish.mcts.scaling import unvisited_value, value_scale
 from alfish.mcts.selection import choose_halving
-from alfish.mcts.tree import ILLEGAL, Tree
+from alfish.mcts.tree import ILLEGAL
 
 _ZERO = np.float32(0.0)
 
 
 @kernel
-def root_logit(tree: Tree, row: int, action: int) -> Number:
+def root_logit(tree: TreeArrays, row: int, action: int) -> Number:
     """The logit of a root's action, from its prior if the tree stores no logits."""
     if tree.logits.shape[2] == tree.priors.shape[2]:
         return tree.logits[row, 0, action]
@@ -38,7 +39,7 @@ def root_logit(tree: Tree, row: int, action: int) -> Number:
 
 
 @kernel
-def write_improved(tree: Tree, rule: Rule, row: int, out: np.ndarray) -> None:
+def write_improved(tree: TreeArrays, rule: RuleArrays, row: int, out: np.ndarray) -> None:
     """Writes the root's improved policy softmax(logits + σ(completed Q)) to `out` `[B, A]` (equation 11)."""
     mixed = mixed_value(tree, row, 0)
     low, scale = completed_scale(tree, rule, row, 0, ROOT, mixed)
@@ -47,7 +48,7 @@ def write_improved(tree: Tree, rule: Rule, row: int, out: np.ndarray) -> None:
     for action in range(out.shape[1]):
         if tree.children[row, 0, action] != ILLEGAL:
             value = tree.q_values[row, 0, action] if tree.children[row, 0, action] >= 0 else mixed
-            out[row, action] = root_logit(tree, row, action) + weight * (value - low) * scale
+            out[row, action] = root_logit(tree, row, action) + weight * ((value - low) * scale)
             largest = max(largest, out[row, action])
     for action in range(out.shape[1]):
         if tree.children[row, 0, action] == ILLEGAL:
@@ -60,7 +61,7 @@ def write_improved(tree: Tree, rule: Rule, row: int, out: np.ndarray) -> None:
 
 
 @kernel
-def write_regularised(tree: Tree, rule: Rule, row: int, out: np.ndarray) -> None:
+def write_regularised(tree: TreeArrays, rule: RuleArrays, row: int, out: np.ndarray) -> None:
     """Writes the root's regularised policy to `out` `[B, A]`."""
     low, scale = value_scale(tree, rule, row, 0, ROOT)
     unvisited = unvisited_value(tree, rule, row, 0, ROOT, low, scale)
@@ -74,7 +75,7 @@ def write_regularised(tree: Tree, rule: Rule, row: int, out: np.ndarray) -> None
 
 
 @kernel
-def write_visit_shares(tree: Tree, row: int, out: np.ndarray) -> None:
+def write_visit_shares(tree: TreeArrays, row: int, out: np.ndarray) -> None:
     """Writes the shares of the root's visits to `out` `[B, A]`; the prior if there were none."""
     visits = np.float32(tree.visits[row, 0] - 1)
     for action in range(out.shape[1]):
@@ -85,7 +86,7 @@ def write_visit_shares(tree: Tree, row: int, out: np.ndarray) -> None:
 
 
 @kernel
-def write_winner(tree: Tree, rule: Rule, row: int, out: np.ndarray) -> None:
+def write_winner(tree: TreeArrays, rule: RuleArrays, row: int, out: np.ndarray) -> None:
     """Writes 1 at the action that sequential halving ends with: the best of the most visited ones; 0 elsewhere."""
     most = 0
     for action in range(out.shape[1]):
@@ -95,7 +96,7 @@ def write_winner(tree: Tree, rule: Rule, row: int, out: np.ndarray) -> None:
 
 
 @kernel
-def write_policy(tree: Tree, rule: Rule, row: int, kind: int, out: np.ndarray) -> None:
+def write_policy(tree: TreeArrays, rule: RuleArrays, row: int, kind: int, out: np.ndarray) -> None:
     """Writes what the search found for the root to `out` `[B, A]`; `kind` is POLICY_VISITS or a sibling."""
     if kind == POLICY_VISITS:
         write_visit_shares(tree, row, out)

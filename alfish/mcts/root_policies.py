@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-from alfish.mcts import rule
+from alfish.mcts import cuda_search, rule
 from alfish.mcts.host import read_policy
 from alfish.mcts.records import SearchResult
 from alfish.mcts.settings import ImprovedPolicy, RegularisedPolicy, SequentialHalving, kernel_rule
@@ -38,8 +38,8 @@ def root_policy(result: SearchResult, policy: RootPolicy) -> torch.Tensor:
 def halving_winner(result: SearchResult) -> torch.Tensor:
     """The action `[B]` int64 that sequential halving ends with (Danihelka et al. 2022, algorithm 2, last line).
 
-    Of the most visited actions the one with the largest noise + logit + σ(q). Without simulations, that with the largest
-    noise + logit.
+    Of the most visited actions the one with the largest noise + logit + σ(q). Without simulations, the one with the
+    largest noise + logit.
 
     Raises:
         ValueError: the search's root did not halve.
@@ -58,5 +58,7 @@ def improvement_of(halving: SequentialHalving) -> ImprovedPolicy:
 def _read(result: SearchResult, policy: ImprovedPolicy | RegularisedPolicy, kind: int) -> torch.Tensor:
     num_nodes, max_visits = result.tree.visits.shape[1], result.rule.exploration.shape[1] - 1
     settings = dataclasses.replace(result.settings, root=policy)
-    reading = kernel_rule(settings, num_nodes, 0, max_visits, torch.device("cpu"))
+    reading = kernel_rule(settings, num_nodes, 0, max_visits, result.tree.visits.device)
+    if result.tree.visits.is_cuda:
+        return cuda_search.read_policy(result.tree, reading, kind)
     return read_policy(result.tree, reading, kind).to(result.visits.device)

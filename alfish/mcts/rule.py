@@ -1,6 +1,6 @@
 """What the kernels read beside the tree: the rule of choice and the model's answers."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -35,7 +35,12 @@ LARGEST_Q = np.float32(1.7e38)
 LOWEST_LOGIT = np.float32(-1e9)
 """Least logarithm of a prior: far below where its exponential is 0, far above where sums overflow."""
 
-Number = float | np.float32
+Number: TypeAlias = Any
+"""A float32 in compiled code, on every target."""
+TreeArrays: TypeAlias = Any
+"""A `tree.Tree` whose fields are arrays, as kernels see it; likewise the next two."""
+RuleArrays: TypeAlias = Any
+AnswerArrays: TypeAlias = Any
 
 
 class Rule(NamedTuple):

@@ -11,16 +11,16 @@ from alfish.mcts.rule import (
     UNVISITED_SIBLINGS,
     UNVISITED_VALUE,
     Number,
-    Rule,
+    RuleArrays,
+    TreeArrays,
     kernel,
 )
-from alfish.mcts.tree import Tree
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
 @kernel
-def scale_of(rule: Rule, level: int, low: Number, high: Number) -> tuple[Number, Number]:
+def scale_of(rule: RuleArrays, level: int, low: Number, high: Number) -> tuple[Number, Number]:
     """`(low, scale)`, so that `(q - low) * scale` is in [0, 1] for q in [low, high]; zeros for an empty range."""
     if high < low:
         return _ZERO, _ZERO
@@ -28,7 +28,7 @@ def scale_of(rule: Rule, level: int, low: Number, high: Number) -> tuple[Number,
 
 
 @kernel
-def value_scale(tree: Tree, rule: Rule, row: int, node: int, level: int) -> tuple[Number, Number]:
+def value_scale(tree: TreeArrays, rule: RuleArrays, row: int, node: int, level: int) -> tuple[Number, Number]:
     """`(low, scale)` of the tree's values so far, or of the node's own value and its visited actions."""
     if rule.choices[level, RANGE] == RANGE_TREE:
         return scale_of(rule, level, tree.value_range[row, 0], tree.value_range[row, 1])
@@ -42,7 +42,9 @@ def value_scale(tree: Tree, rule: Rule, row: int, node: int, level: int) -> tupl
 
 
 @kernel
-def unvisited_value(tree: Tree, rule: Rule, row: int, node: int, level: int, low: Number, scale: Number) -> Number:
+def unvisited_value(
+    tree: TreeArrays, rule: RuleArrays, row: int, node: int, level: int, low: Number, scale: Number
+) -> Number:
     """The scaled value of the node's unvisited actions."""
     mode = rule.choices[level, UNVISITED]
     if mode == UNVISITED_PARENT:

@@ -21,15 +21,18 @@ from alfish.mcts.checks import (
 from alfish.mcts.exchange import DeviceExchange, HostExchange
 from alfish.mcts.host import compiled_advance
 from alfish.mcts.records import Model, RetainedTrees, RootNode, SearchResult
+from alfish.mcts.rule import Rule
 from alfish.mcts.settings import SearchSettings, kernel_rule
-from alfish.mcts.tree import Tree, new_tree
+from alfish.mcts.tree import Tree, new_tree, tree_seeds
+
+_DEFAULT_SETTINGS = SearchSettings()
 
 
 def search(
     root: RootNode,
     model: Model,
     num_simulations: int,
-    settings: SearchSettings = SearchSettings(),
+    settings: SearchSettings = _DEFAULT_SETTINGS,
     legal_mask: torch.Tensor | None = None,
     gumbel: torch.Tensor | None = None,
     seed: int = 0,
@@ -42,7 +45,7 @@ def search(
     already, its stored value is added once more and the model's answer is not used.
 
     Rows do not see each other. With a model on another device than the CPU the tree is still in host memory: each round
-    sends the edges up and waits for one transfer of the answers.
+    sends the edges up and waits for one transfer of the answers. `cuda_graphs.SearchGraphs` keeps it on the device.
 
     Args:
         root: the roots, B at least 1, A at least 1.
@@ -53,62 +56,77 @@ def search(
             logits of -inf. Below the root only the model's logits say what is legal.
         gumbel: `[B, A]`, noise that `SequentialHalving` adds to the root's logits; None for none.
         seed: of the search's own random choices (`SearchSettings.is_random`).
-        retained: trees of an earlier search to go on with (`subtree.reroot`). The root is evaluated anew from `root`; its
-            retained statistics are those of its edges that are still legal. They are used up: retain them once.
+        retained: trees of an earlier search to go on with (`subtree.reroot`). The root is evaluated anew from `root`;
+            its retained statistics are those of its edges that are still legal. They are used up: retain them once.
 
     Raises:
         ValueError: a shape, a mask, the root or an answer of the model cannot be used. Whether the model's numbers are
             finite, and the discounts in range, is noted on the way and raised at the end.
     """
-    num_trees, num_actions = check_root(root, num_simulations, legal_mask)
-    check_rounds(num_simulations, settings.leaves_per_round)
-    check_gumbel(gumbel, settings, root)
-    device = root.prior_logits.device
-    first, leaves = 1, settings.leaves_per_round
-    if retained is not None:
-        check_retained(retained, settings, root, num_simulations)
-        first = retained.num_nodes
-    num_nodes, rows = first + num_simulations, num_trees * leaves
-    max_visits = num_simulations + 1 + (0 if retained is None else retained.max_visits)
-    # Rounded up, so that retained trees of all sizes share a few rules.
-    rule_visits = num_simulations + 1 if retained is None else 1 << max_visits.bit_length()
-    rule = kernel_rule(settings, num_nodes, num_simulations, rule_visits, torch.device("cpu"))
-    tree = retained.tree if retained is not None else _new_tree(num_trees, num_nodes, num_actions, settings)
-    _write_noise(tree, gumbel, seed)
-    exchange_type = HostExchange if device.type == "cpu" else DeviceExchange
-    exchange = exchange_type(root, tree, rule, rows)
+    _check(root, num_simulations, settings, legal_mask, gumbel, retained)
+    num_trees, leaves = len(root.value), settings.leaves_per_round
+    first = 1 if retained is None else retained.num_nodes
+    tree, rule = _prepared(root, num_simulations, settings, gumbel, seed, retained)
+    exchange_type = HostExchange if root.prior_logits.device.type == "cpu" else DeviceExchange
+    exchange = exchange_type(root, tree, rule, num_trees * leaves)
     with torch.no_grad(), compiled_advance(exchange.table) as advance:
         check_root_numbers(*exchange.write_root(root, legal_mask))
         if retained is not None:
             exchange.write_retained(retained)
         node = 0
-        for next_node in range(first, num_nodes, leaves):
+        for next_node in range(first, first + num_simulations, leaves):
             advance(node, True)
             node = next_node
             step = model(*exchange.questions())
             if node == first:
-                check_step(step, root, rows)
+                check_step(step, root, num_trees * leaves)
             exchange.receive(step, node)
         advance(node, False)
     raise_faults(tree)
-    return SearchResult(
-        visits=tree.edge_visits[:, 0].to(device, copy=True),
-        value=tree.values[:, 0].to(device, copy=True),
-        q_values=tree.q_values[:, 0].to(device, copy=True),
-        tree=tree,
-        latents=exchange.latents(),
-        settings=settings,
-        rule=rule,
+    visits, value, q_values = (
+        field[:, 0].to(root.value.device, copy=True) for field in (tree.edge_visits, tree.values, tree.q_values)
     )
+    return SearchResult(visits, value, q_values, tree, exchange.latents(), settings, rule)
 
 
-def _new_tree(num_trees: int, num_nodes: int, num_actions: int, settings: SearchSettings) -> Tree:
-    return new_tree(num_trees, num_nodes, num_actions, settings.known_range, settings.needs_logits)
+def _check(
+    root: RootNode,
+    num_simulations: int,
+    settings: SearchSettings,
+    legal_mask: torch.Tensor | None,
+    gumbel: torch.Tensor | None,
+    retained: RetainedTrees | None,
+) -> None:
+    check_root(root, num_simulations, legal_mask)
+    check_rounds(num_simulations, settings.leaves_per_round)
+    check_gumbel(gumbel, settings, root)
+    if retained is not None:
+        check_retained(retained, settings, root, num_simulations)
+        if retained.tree.visits.device.type != "cpu":
+            raise ValueError(
+                f"the retained trees are on {retained.tree.visits.device}; expected trees of a search like this one, in"
+                " host memory. Go on with them by the search that made them"
+            )
 
 
-def _write_noise(tree: Tree, gumbel: torch.Tensor | None, seed: int) -> None:
+def _prepared(
+    root: RootNode,
+    num_simulations: int,
+    settings: SearchSettings,
+    gumbel: torch.Tensor | None,
+    seed: int,
+    retained: RetainedTrees | None,
+) -> tuple[Tree, Rule]:
+    """The trees before their roots are evaluated, and the rule."""
+    num_trees, num_actions = root.prior_logits.shape
+    if retained is None:
+        num_nodes, max_visits = num_simulations + 1, num_simulations + 1
+        tree = new_tree(num_trees, num_nodes, num_actions, settings.known_range, settings.needs_logits)
+    else:
+        tree, num_nodes = retained.tree, retained.num_nodes + num_simulations
+        # Rounded up, so that retained trees of all sizes share a few rules.
+        max_visits = 1 << (num_simulations + 1 + retained.max_visits).bit_length()
     if gumbel is not None:
         tree.gumbels.copy_(gumbel)
-    # Neighbouring seeds and rows are far apart once hashed.
-    counters = torch.arange(tree.seeds.shape[0], dtype=torch.int64)
-    tree.seeds.copy_((counters * 0x9E3779B9 + seed * 0x85EBCA6B) & 0xFFFFFFFF)
+    tree.seeds.copy_(tree_seeds(num_trees, seed, "cpu"))
+    return tree, kernel_rule(settings, num_nodes, num_simulations, max_visits, torch.device("cpu"))

@@ -1,11 +1,12 @@
 """Searches as an algorithm calls them: noise, then a search, then an action and a policy target.
 
-Each policy is a small record of choices, made by gin or by hand, and its call is the recipe. A new one is a function or a
-record with the call of `SearchPolicy`, put together from the parts in this file and in `root_policies.py`.
+Each policy is a small record of choices, made by gin or by hand, and its call is the recipe. A new one is a function or
+a record with the call of `SearchPolicy`, put together from the parts in this file and in `root_policies.py`.
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import gin
@@ -40,6 +41,10 @@ class PolicyOutput(NamedTuple):
     search: SearchResult
 
 
+SearchFunction = Callable[..., SearchResult]
+"""With the arguments of `search.search`."""
+
+
 class SearchPolicy(Protocol):
     """From the model's roots to actions and targets."""
 
@@ -57,6 +62,7 @@ class SearchPolicy(Protocol):
         temperature: float | torch.Tensor = 0.0,
         explore: bool = False,
         retained: RetainedTrees | None = None,
+        run: SearchFunction = search,
     ) -> PolicyOutput:
         """Searches B positions. Random numbers come from torch's global generator.
 
@@ -68,6 +74,7 @@ class SearchPolicy(Protocol):
             temperature: of the drawing of actions, a number or one for each row `[B]`, at least 0; 0 takes the best.
             explore: True while collecting, for the noise of the root; False for play and evaluation.
             retained: trees to go on with (`search`).
+            run: what searches: `search.search`, or `SearchGraphs.search`, which keeps the trees on a GPU.
 
         Raises:
             ValueError: an argument is out of its range, or the search cannot run (`search`).
@@ -80,31 +87,31 @@ class SearchPolicy(Protocol):
 class PuctPolicy:
     """MuZero's acting: Dirichlet noise, search, visits (Schrittwieser et al. 2020, appendix B and D).
 
-    With other rules in `search` and other policies in `act` and `learn` it is policy-regularised search, all or part of it
-    (Grill et al. 2020, section 4: SEARCH, ACT and LEARN).
+    With other rules in `settings` and other policies in `act` and `learn` it is policy-regularised search, or part of
+    it (Grill et al. 2020, section 4: SEARCH, ACT and LEARN).
 
     Args:
-        search: how the search chooses; at its root any rule but SequentialHalving (`GumbelPolicy`).
+        settings: how the search chooses; at its root any rule but SequentialHalving (`GumbelPolicy`).
         dirichlet_alpha: concentration of the root's noise, above 0. Read when `noise_fraction` > 0.
         noise_fraction: share of the noise in the root's prior while exploring, in [0, 1].
         act: the policy from whose probabilities, to the power of 1 / temperature, the action is drawn: "visits", an
             ImprovedPolicy or a RegularisedPolicy.
-        learn: the policy to learn: the same choice. Without simulations, "visits" are the root's prior as the search saw
-            it, masked and with noise.
+        learn: the policy to learn: the same choice. Without simulations, "visits" are the root's prior as the search
+            saw it, masked and with noise.
 
     Raises:
         ValueError: a choice is out of its range.
     """
 
-    search: SearchSettings = SearchSettings()
+    settings: SearchSettings = SearchSettings()
     dirichlet_alpha: float = 0.3
     noise_fraction: float = 0.25
     act: RootPolicy = "visits"
     learn: RootPolicy = "visits"
 
     def __post_init__(self) -> None:
-        halves = isinstance(self.search.root, SequentialHalving)
-        check_setting(self, "search", not halves, "a root that is not SequentialHalving; GumbelPolicy acts with that")
+        halves = isinstance(self.settings.root, SequentialHalving)
+        check_setting(self, "settings", not halves, "a root that is not SequentialHalving; GumbelPolicy acts with that")
         check_setting(self, "dirichlet_alpha", 0 < self.dirichlet_alpha < math.inf, "a finite number above 0")
         check_setting(self, "noise_fraction", 0 <= self.noise_fraction <= 1, "a number in [0, 1]")
         for name in ("act", "learn"):
@@ -125,13 +132,14 @@ class PuctPolicy:
         temperature: float | torch.Tensor = 0.0,
         explore: bool = False,
         retained: RetainedTrees | None = None,
+        run: SearchFunction = search,
     ) -> PolicyOutput:
         """See `SearchPolicy`."""
         if explore and self.noise_fraction > 0:
             logits = noisy_logits(root.prior_logits, legal_mask, self.dirichlet_alpha, self.noise_fraction)
             root = root._replace(prior_logits=logits)
-        seed = draw_seed(self.search)
-        result = search(root, model, num_simulations, self.search, legal_mask, seed=seed, retained=retained)
+        seed = draw_seed(self.settings)
+        result = run(root, model, num_simulations, self.settings, legal_mask, None, seed, retained)
         acting = root_policy(result, self.act)
         learned = acting if self.learn == self.act else root_policy(result, self.learn)
         return PolicyOutput(sample_action(acting, temperature), learned, result.value, result)
@@ -146,19 +154,19 @@ class GumbelPolicy:
     softmax(logits + σ(completed Q)).
 
     Args:
-        search: how the search chooses; its root must be SequentialHalving.
+        settings: how the search chooses; its root must be SequentialHalving.
         gumbel_scale: of the noise while exploring, at least 0; without exploring it is 0.
 
     Raises:
         ValueError: a choice is out of its range.
     """
 
-    search: SearchSettings = SearchSettings(SequentialHalving(), ImprovedPolicy())
+    settings: SearchSettings = SearchSettings(SequentialHalving(), ImprovedPolicy())
     gumbel_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        halves = isinstance(self.search.root, SequentialHalving)
-        check_setting(self, "search", halves, "a root of SequentialHalving; PuctPolicy acts with the others")
+        halves = isinstance(self.settings.root, SequentialHalving)
+        check_setting(self, "settings", halves, "a root of SequentialHalving; PuctPolicy acts with the others")
         check_setting(self, "gumbel_scale", 0 <= self.gumbel_scale < math.inf, "a finite number, at least 0")
 
     @property
@@ -174,6 +182,7 @@ class GumbelPolicy:
         temperature: float | torch.Tensor = 0.0,
         explore: bool = False,
         retained: RetainedTrees | None = None,
+        run: SearchFunction = search,
     ) -> PolicyOutput:
         """See `SearchPolicy`."""
         del temperature
@@ -181,9 +190,9 @@ class GumbelPolicy:
         if explore and self.gumbel_scale > 0:
             uniform = torch.rand_like(root.prior_logits, dtype=torch.float32).clamp_(min=1e-20)
             noise = -self.gumbel_scale * (-uniform.log()).log()
-        seed = draw_seed(self.search)
-        result = search(root, model, num_simulations, self.search, legal_mask, noise, seed, retained)
-        halving = self.search.root
+        seed = draw_seed(self.settings)
+        result = run(root, model, num_simulations, self.settings, legal_mask, noise, seed, retained)
+        halving = self.settings.root
         assert isinstance(halving, SequentialHalving)
         return PolicyOutput(halving_winner(result), root_policy(result, improvement_of(halving)), result.value, result)
 

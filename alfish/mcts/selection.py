@@ -26,6 +26,7 @@ from alfish.mcts.rule import (
     IMPROVED,
     INTERIOR,
     KIND,
+    LEAVES,
     MAX_DEPTH,
     PUCT,
     REGULARISED_SAMPLED,
@@ -33,17 +34,18 @@ from alfish.mcts.rule import (
     TIES,
     TIES_LOWEST,
     Number,
-    Rule,
+    RuleArrays,
+    TreeArrays,
     kernel,
 )
 from alfish.mcts.scaling import unvisited_value, value_scale
-from alfish.mcts.tree import CHANCE, ILLEGAL, NO_ACTION, UNEXPANDED, Tree
+from alfish.mcts.tree import CHANCE, ILLEGAL, NO_ACTION, UNEXPANDED
 
 _ZERO, _ONE = np.float32(0.0), np.float32(1.0)
 
 
 @kernel
-def precedes(tree: Tree, rule: Rule, row: int, node: int, action: int, other: int) -> bool:
+def precedes(tree: TreeArrays, rule: RuleArrays, row: int, node: int, action: int, other: int) -> bool:
     """Whether `action` is taken before an equal `other`. At random the order is fixed for a node, not drawn anew."""
     if other == NO_ACTION:
         return True
@@ -55,15 +57,15 @@ def precedes(tree: Tree, rule: Rule, row: int, node: int, action: int, other: in
 
 @kernel
 def better(
-    tree: Tree, rule: Rule, row: int, node: int, action: int, score: Number, best: int, best_score: Number
+    tree: TreeArrays, rule: RuleArrays, row: int, node: int, action: int, score: Number, best: int, best_score: Number
 ) -> bool:
     """Whether an action comes before the best so far."""
     return score > best_score or (score == best_score and precedes(tree, rule, row, node, action, best))
 
 
 @kernel
-def choose_puct(tree: Tree, rule: Rule, row: int, node: int, level: int) -> int:
-    """argmax of Q̄ + P · exploration / (1 + n)  (Schrittwieser et al. 2020, appendix B, equation 2)."""
+def choose_puct(tree: TreeArrays, rule: RuleArrays, row: int, node: int, level: int) -> int:
+    """The argmax of Q̄ + P · exploration / (1 + n)  (Schrittwieser et al. 2020, appendix B, equation 2)."""
     low, scale = value_scale(tree, rule, row, node, level)
     unvisited = unvisited_value(tree, rule, row, node, level, low, scale)
     exploration = rule.exploration[level, tree.visits[row, node]]
@@ -81,12 +83,12 @@ def choose_puct(tree: Tree, rule: Rule, row: int, node: int, level: int) -> int:
 
 
 @kernel
-def choose_improved(tree: Tree, rule: Rule, row: int, node: int, level: int) -> int:
-    """argmax of π'(a) - n(a) / (1 + Σn), so that visits follow the improved policy (Danihelka et al. 2022, section 5)."""
+def choose_improved(tree: TreeArrays, rule: RuleArrays, row: int, node: int, level: int) -> int:
+    """The argmax of π'(a) - n(a) / (1 + Σn): visits follow the improved policy (Danihelka et al. 2022, section 5)."""
     mixed = mixed_value(tree, row, node)
     low, scale = completed_scale(tree, rule, row, node, level, mixed)
     weight = pressure(tree, rule, row, node, level)
-    untried = weight * (mixed - low) * scale
+    untried = weight * ((mixed - low) * scale)
     best, largest = tree.candidates[row, node], -np.float32(np.inf)
     if best != NO_ACTION:
         largest = tree.logits[row, node, best] + untried
@@ -94,12 +96,12 @@ def choose_improved(tree: Tree, rule: Rule, row: int, node: int, level: int) -> 
     for i in range(num_tried):
         action = tree.tried[row, node, i]
         value = tree.q_values[row, node, action] if tree.children[row, node, action] >= 0 else mixed
-        largest = max(largest, tree.logits[row, node, action] + weight * (value - low) * scale)
+        largest = max(largest, tree.logits[row, node, action] + weight * ((value - low) * scale))
     total = tree.untried_mass[row, node] * math.exp(untried - largest) if best != NO_ACTION else _ZERO
     for i in range(num_tried):
         action = tree.tried[row, node, i]
         value = tree.q_values[row, node, action] if tree.children[row, node, action] >= 0 else mixed
-        total += math.exp(tree.logits[row, node, action] + weight * (value - low) * scale - largest)
+        total += math.exp(tree.logits[row, node, action] + weight * ((value - low) * scale) - largest)
     best_score = -np.float32(np.inf)
     if best != NO_ACTION:
         best_score = math.exp(tree.logits[row, node, best] + untried - largest) / total
@@ -107,7 +109,7 @@ def choose_improved(tree: Tree, rule: Rule, row: int, node: int, level: int) -> 
     for i in range(num_tried):
         action = tree.tried[row, node, i]
         value = tree.q_values[row, node, action] if tree.children[row, node, action] >= 0 else mixed
-        probability = math.exp(tree.logits[row, node, action] + weight * (value - low) * scale - largest) / total
+        probability = math.exp(tree.logits[row, node, action] + weight * ((value - low) * scale) - largest) / total
         score = probability - np.float32(tree.edge_visits[row, node, action]) / all_visits
         if better(tree, rule, row, node, action, score, best, best_score):
             best, best_score = action, score
@@ -115,7 +117,7 @@ def choose_improved(tree: Tree, rule: Rule, row: int, node: int, level: int) -> 
 
 
 @kernel
-def choose_halving(tree: Tree, rule: Rule, row: int, visits: int) -> int:
+def choose_halving(tree: TreeArrays, rule: RuleArrays, row: int, visits: int) -> int:
     """The root's action with the largest g + logit + σ(q) among those that have `visits` visits.
 
     Danihelka et al. 2022, algorithm 2. If no legal action has so many visits, any may be chosen.
@@ -129,7 +131,7 @@ def choose_halving(tree: Tree, rule: Rule, row: int, visits: int) -> int:
             continue
         counts = tree.edge_visits[row, 0, action] == visits
         value = tree.q_values[row, 0, action] if tree.children[row, 0, action] >= 0 else mixed
-        score = tree.gumbels[row, action] + tree.logits[row, 0, action] + weight * (value - low) * scale
+        score = tree.gumbels[row, action] + tree.logits[row, 0, action] + weight * ((value - low) * scale)
         ahead = better(tree, rule, row, 0, action, score, best, best_score)
         if (counts and not best_counts) or (counts == best_counts and ahead):
             best, best_score, best_counts = action, score, counts
@@ -137,7 +139,7 @@ def choose_halving(tree: Tree, rule: Rule, row: int, visits: int) -> int:
 
 
 @kernel
-def considered_visits(tree: Tree, rule: Rule, row: int) -> int:
+def considered_visits(tree: TreeArrays, rule: RuleArrays, row: int) -> int:
     """How many visits an action must have to be chosen by the root's next simulation (`Rule.considered`)."""
     legal = 0
     for action in range(tree.priors.shape[2]):
@@ -147,7 +149,7 @@ def considered_visits(tree: Tree, rule: Rule, row: int) -> int:
 
 
 @kernel
-def choose_regularised(tree: Tree, rule: Rule, row: int, node: int, level: int) -> int:
+def choose_regularised(tree: TreeArrays, rule: RuleArrays, row: int, node: int, level: int) -> int:
     """An action of the regularised policy π̄ (Grill et al. 2020): drawn from it, or argmax of π̄(a) - n(a) / (1 + Σn)."""
     low, scale = value_scale(tree, rule, row, node, level)
     unvisited = unvisited_value(tree, rule, row, node, level, low, scale)
@@ -180,7 +182,7 @@ def choose_regularised(tree: Tree, rule: Rule, row: int, node: int, level: int) 
 
 
 @kernel
-def choose_outcome(tree: Tree, rule: Rule, row: int, node: int) -> int:
+def choose_outcome(tree: TreeArrays, rule: RuleArrays, row: int, node: int) -> int:
     """A chance node's outcome: argmax of P / (1 + n), which deals visits out by the probabilities, or a draw from P."""
     if rule.choices[ROOT, CHANCE_RULE] != CHANCE_BALANCED:
         return draw_outcome(tree, row, node)
@@ -196,7 +198,7 @@ def choose_outcome(tree: Tree, rule: Rule, row: int, node: int) -> int:
 
 
 @kernel
-def draw_outcome(tree: Tree, row: int, node: int) -> int:
+def draw_outcome(tree: TreeArrays, row: int, node: int) -> int:
     """A draw from the priors of a chance node."""
     share, last = uniform(tree.seeds[row], tree.visits[row, 0], node), NO_ACTION
     for outcome in range(tree.priors.shape[2]):
@@ -209,7 +211,7 @@ def draw_outcome(tree: Tree, row: int, node: int) -> int:
 
 
 @kernel
-def choose_action(tree: Tree, rule: Rule, row: int, node: int) -> int:
+def choose_action(tree: TreeArrays, rule: RuleArrays, row: int, node: int) -> int:
     """The action that a simulation takes at a node."""
     if tree.kinds[row, node] == CHANCE:
         return choose_outcome(tree, rule, row, node)
@@ -225,7 +227,7 @@ def choose_action(tree: Tree, rule: Rule, row: int, node: int) -> int:
 
 
 @kernel
-def update_untried(tree: Tree, rule: Rule, row: int, node: int) -> None:
+def update_untried(tree: TreeArrays, rule: RuleArrays, row: int, node: int) -> None:
     """Finds the node's most probable untried action, and the sum of the priors of all untried ones."""
     best, best_prior, mass = NO_ACTION, -_ONE, _ZERO
     for action in range(tree.priors.shape[2]):
@@ -239,8 +241,11 @@ def update_untried(tree: Tree, rule: Rule, row: int, node: int) -> None:
 
 
 @kernel
-def assume_visits(tree: Tree, row: int, node: int, action: int, amount: int) -> None:
+def assume_visits(tree: TreeArrays, rule: RuleArrays, row: int, node: int, action: int, amount: int) -> None:
     """Adds visits to an edge and to all that lies above it, or takes them back; values stay."""
+    if rule.choices[ROOT, LEAVES] == 1:  # nobody looks at what lies above before they are taken back
+        tree.edge_visits[row, node, action] += amount
+        return
     while True:
         tree.edge_visits[row, node, action] += amount
         tree.visits[row, node] += amount
@@ -251,7 +256,7 @@ def assume_visits(tree: Tree, row: int, node: int, action: int, amount: int) -> 
 
 
 @kernel
-def select_edge(tree: Tree, rule: Rule, row: int) -> tuple[int, int]:
+def select_edge(tree: TreeArrays, rule: RuleArrays, row: int) -> tuple[int, int]:
     """Walks down from the root to the edge at which this simulation ends, and marks it as tried and visited.
 
     That is an edge without a node behind it, an edge with discount 0, or an edge at the depth limit. The visit is an
@@ -270,7 +275,7 @@ def select_edge(tree: Tree, rule: Rule, row: int) -> tuple[int, int]:
         node = child
         depth += 1
     untried = child < 0 and tree.edge_visits[row, node, action] == 0
-    assume_visits(tree, row, node, action, 1)
+    assume_visits(tree, rule, row, node, action, 1)
     if untried:
         tree.tried[row, node, tree.num_tried[row, node]] = action
         tree.num_tried[row, node] += 1

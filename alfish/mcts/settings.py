@@ -12,6 +12,9 @@ import torch
 from alfish.mcts import rule
 from alfish.mcts.rule import LARGEST_Q, Rule
 
+LARGEST_WEIGHT = 1e9
+"""Of constants that scores are made of: far above all that makes sense, far below where float32 overflows."""
+
 
 def check_setting(owner: object, name: str, valid: object, expected: str) -> None:
     """Raises a ValueError that names the setting, unless it is valid."""
@@ -21,14 +24,14 @@ def check_setting(owner: object, name: str, valid: object, expected: str) -> Non
 
 def _check_exploration(settings: "Puct | RegularisedPolicy") -> None:
     unvisited = settings.unvisited_value
-    valid = unvisited in ("parent", "siblings") if isinstance(unvisited, str) else math.isfinite(unvisited)
-    check_setting(settings, "unvisited_value", valid, 'a finite number, "parent" or "siblings"')
-    check_setting(settings, "c2", 0 < settings.c2 < math.inf, "a finite number above 0")
+    valid = unvisited in ("parent", "siblings") if isinstance(unvisited, str) else abs(unvisited) <= LARGEST_WEIGHT
+    check_setting(settings, "unvisited_value", valid, 'a number within ±1e9, "parent" or "siblings"')
+    check_setting(settings, "c2", 1e-9 <= settings.c2 < math.inf, "a finite number of at least 1e-9")
 
 
 def _check_value_pressure(settings: "ImprovedPolicy | SequentialHalving") -> None:
-    check_setting(settings, "visit_offset", 0 <= settings.visit_offset < math.inf, "a finite number, at least 0")
-    check_setting(settings, "value_scale", 0 <= settings.value_scale < math.inf, "a finite number, at least 0")
+    for name in ("visit_offset", "value_scale"):
+        check_setting(settings, name, 0 <= getattr(settings, name) <= LARGEST_WEIGHT, "a number in [0, 1e9]")
 
 
 @gin.configurable
@@ -54,14 +57,17 @@ class Puct:
     unvisited_value: float | Literal["parent", "siblings"] = 0.0
 
     def __post_init__(self) -> None:
-        check_setting(self, "c1", 0 <= self.c1 < math.inf, "a finite number that is not negative")
+        check_setting(self, "c1", 0 <= self.c1 <= LARGEST_WEIGHT, "a number in [0, 1e9]")
         _check_exploration(self)
 
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
 class ImprovedPolicy:
-    """Gumbel MuZero's rule below the root (Danihelka et al. 2022, https://openreview.net/forum?id=bERaNdoegnO, section 5).
+    """Gumbel MuZero's rule below the root.
+
+    Danihelka et al. 2022, "Policy improvement by planning with Gumbel", https://openreview.net/forum?id=bERaNdoegnO,
+    section 5:
 
         argmax_a  π'(a) - n(a) / (1 + Σ n),   π' = softmax(logits + (visit_offset + max n) · value_scale · Q̄)
 
@@ -128,7 +134,7 @@ class RegularisedPolicy:
     sampled: bool = True
 
     def __post_init__(self) -> None:
-        check_setting(self, "c1", 0 < self.c1 < math.inf, "a finite number above 0")
+        check_setting(self, "c1", 0 < self.c1 <= LARGEST_WEIGHT, "a number above 0, at most 1e9")
         _check_exploration(self)
 
 
@@ -179,12 +185,12 @@ class SearchSettings:
         rules = "Puct, ImprovedPolicy or RegularisedPolicy"
         check_setting(self, "root", isinstance(self.root, RootRule), f"a SequentialHalving, {rules}")
         check_setting(self, "interior", isinstance(self.interior, InteriorRule), f"a {rules}")
-        bounds = self.value_range
+        bounds, expected = self.value_range, '"tree", "node", or (smallest, largest) of the values, both finite'
         if isinstance(bounds, str):
-            valid = bounds in ("tree", "node")
+            check_setting(self, "value_range", bounds in ("tree", "node"), expected)
         else:
-            valid = len(bounds) == 2 and -LARGEST_Q <= bounds[0] <= bounds[1] <= LARGEST_Q
-        check_setting(self, "value_range", valid, '"tree", "node", or (smallest, largest) of the values, both finite')
+            in_order = len(bounds) == 2 and -LARGEST_Q <= bounds[0] <= bounds[1] <= LARGEST_Q
+            check_setting(self, "value_range", in_order, expected)
         if not isinstance(bounds, str):
             object.__setattr__(self, "value_range", tuple(bounds))  # gin gives lists too, which are not hashable
         least = self.minimum_range

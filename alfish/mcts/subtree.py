@@ -5,7 +5,7 @@ import torch
 from alfish import nest
 from alfish.checks import check_at_least
 from alfish.mcts.records import RetainedTrees, SearchResult
-from alfish.mcts.tree import NO_PARENT, new_tree, node_records
+from alfish.mcts.tree import DECISION, NO_PARENT, new_tree, node_records
 
 
 def reroot(result: SearchResult, action: torch.Tensor, num_simulations: int) -> RetainedTrees:
@@ -13,13 +13,15 @@ def reroot(result: SearchResult, action: torch.Tensor, num_simulations: int) -> 
 
     Args:
         result: of the search before. It is left as it is.
-        action: `[B]`, what was done in each row; -1 begins the row anew, as after the end of an episode. A row whose
-            action was not visited, or ends the game, begins anew too.
+        action: `[B]`, what was done in each row; -1 begins it anew, as after the end of an episode. A row whose action
+            was not visited, ends the game, or leads to a chance node, whose outcome is not known here, begins
+            anew too.
         num_simulations: of the next search.
 
     Returns:
         Trees with room for the nodes that are left and the next simulations. The statistics of nodes and edges are
-        kept; the range of values is that of the edges that are left. Rows with fewer nodes than others have empty slots.
+        kept; the range of values is that of the edges that are left. Rows with fewer nodes than others have empty
+        slots.
 
     Raises:
         ValueError: an action is not one of the root's, or `num_simulations` is negative.
@@ -65,7 +67,8 @@ def reroot(result: SearchResult, action: torch.Tensor, num_simulations: int) -> 
 def _checked(action: torch.Tensor, num_trees: int, num_actions: int) -> torch.Tensor:
     if action.shape != (num_trees,) or action.dtype.is_floating_point:
         raise ValueError(
-            f"action has the shape {tuple(action.shape)} and dtype {action.dtype}; expected whole numbers ({num_trees},)"
+            f"action has the shape {tuple(action.shape)} and dtype {action.dtype}; expected whole numbers of the shape"
+            f" ({num_trees},)"
         )
     action = action.long()
     if ((action < -1) | (action >= num_actions)).any():
@@ -81,10 +84,11 @@ def _below(result: SearchResult, action: torch.Tensor) -> torch.Tensor:
     child = tree.children[:, 0].gather(1, action.clamp(min=0).unsqueeze(1)).long()
     usable = (action >= 0).unsqueeze(1) & (child >= 0)
     child = child.clamp(min=0)
-    usable &= tree.discounts.gather(1, child) != 0
+    usable &= (tree.discounts.gather(1, child) != 0) & (tree.kinds.gather(1, child) == DECISION)
     kept = torch.zeros_like(tree.visits, dtype=torch.bool).scatter_(1, child, usable)
     ancestor = tree.parents.clamp(min=0).long()
-    # Each pass looks twice as far up, so log2(N) passes reach the root. Empty slots hang on the root, which is not kept.
+    # Each pass looks twice as far up, so log2(N) passes reach the root. Empty slots hang on
+    # the root, which is not kept.
     for _ in range(max(tree.visits.shape[1] - 1, 1).bit_length()):
         kept = kept | kept.gather(1, ancestor)
         ancestor = ancestor.gather(1, ancestor)

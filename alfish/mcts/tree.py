@@ -1,5 +1,6 @@
 """The record of a batch of search trees: dense tensors, one row per tree."""
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -20,9 +21,9 @@ class Tree(NamedTuple):
     """B search trees with A edges per node and room for N nodes each.
 
     The fields of nodes and edges are views of one buffer, `[B, N, words]`, on the device of the search. Node 0 is the
-    root and, in a tree that was begun anew, simulation i creates node i, so N is the number of simulations plus one. A simulation that ends at an existing node
-    (a terminal edge, or the depth limit) leaves its own slot empty: `visits` 0 and `parents` NO_PARENT mark it, and its
-    other entries are undefined.
+    root and, in a tree that was begun anew, simulation i creates node i, so N is the number of simulations plus one. A
+    simulation that ends at an existing node (a terminal edge, or the depth limit) leaves its own slot empty: `visits` 0
+    and `parents` NO_PARENT mark it, and its other entries are undefined.
 
     The Q-value of the edge into node i is `rewards[i] + discounts[i] * values[i]`, in the view of the player who
     chooses at its parent.
@@ -80,8 +81,8 @@ class Tree(NamedTuple):
 
 _NODE_FIELDS = Tree._fields[: Tree._fields.index("priors")]
 _EDGE_FIELDS = ("priors", "children", "edge_visits", "q_values", "tried", "logits")
-_INTEGERS = frozenset("visits players kinds parents actions num_tried candidates children edge_visits tried".split())
-"""Fields of int32; those of nodes and edges that are not here are float32."""
+_FLOATS = frozenset(("values", "raw_values", "rewards", "discounts", "untried_mass", "priors", "q_values", "logits"))
+"""Fields of float32; those of nodes and edges that are not here are int32."""
 NODE_PLACES = {name: place for place, name in enumerate(_NODE_FIELDS)}
 """Where a node's record holds its own fields, in words of four bytes."""
 EDGE_PLACES = {name: len(_NODE_FIELDS) + place for place, name in enumerate(_EDGE_FIELDS)}
@@ -92,6 +93,10 @@ _CACHE_LINE = 16
 def edge_words(with_logits: bool) -> int:
     """Words of one edge in a node's record."""
     return len(_EDGE_FIELDS) if with_logits else len(_EDGE_FIELDS) - 1
+
+
+def _dtype(name: str) -> torch.dtype:
+    return torch.float32 if name in _FLOATS else torch.int32
 
 
 def node_words(num_actions: int, with_logits: bool) -> int:
@@ -124,31 +129,66 @@ def new_tree(
     words, width = node_words(num_actions, with_logits), edge_words(with_logits)
     floats = torch.zeros((num_trees, num_nodes, words), device=device)
     integers = floats.view(torch.int32)
-    fields: dict[str, torch.Tensor] = {}
-    for name, place in NODE_PLACES.items():
-        fields[name] = (integers if name in _INTEGERS else floats)[:, :, place]
-    shape, strides = (num_trees, num_nodes, num_actions), (num_nodes * words, words, width)
-    for name, place in EDGE_PLACES.items():
-        if name == "logits" and not with_logits:
-            fields[name] = floats[:, :, :0]
-        else:
-            fields[name] = (integers if name in _INTEGERS else floats).as_strided(shape, strides, place)
-    fields["parents"].fill_(NO_PARENT)
-    low, high = (torch.inf, -torch.inf) if known_range is None else known_range
-    return Tree(
+    # All views of a kind in one call: in a small search, making the record takes as long as a few simulations.
+    nodes, edges = len(_NODE_FIELDS), (len(_NODE_FIELDS), num_actions * width)
+    of_nodes = {
+        torch.float32: floats.narrow(2, 0, nodes).unbind(2),
+        torch.int32: integers.narrow(2, 0, nodes).unbind(2),
+    }
+    of_edges = {
+        torch.float32: floats.narrow(2, *edges).unflatten(2, (num_actions, width)).unbind(3),
+        torch.int32: integers.narrow(2, *edges).unflatten(2, (num_actions, width)).unbind(3),
+    }
+    fields = {name: of_nodes[_dtype(name)][place] for name, place in NODE_PLACES.items()}
+    for place, name in enumerate(_EDGE_FIELDS[:width]):
+        fields[name] = of_edges[_dtype(name)][place]
+    if not with_logits:
+        fields["logits"] = floats[:, :, :0]
+    tree = Tree(
         **fields,
-        value_range=torch.tensor([[low, high]], device=device).repeat(num_trees, 1),
+        value_range=torch.empty((num_trees, 2), device=device),
         gumbels=torch.zeros((num_trees, num_actions), device=device),
         seeds=torch.zeros(num_trees, dtype=torch.int64, device=device),
         faults=torch.zeros((num_trees, 3), device=device),
     )
+    _mark_empty(tree, known_range)
+    return tree
+
+
+def clear_tree(tree: Tree, known_range: tuple[float, float] | None) -> None:
+    """Makes the trees ones without nodes again."""
+    node_records(tree).zero_()
+    _mark_empty(tree, known_range)
+
+
+def _mark_empty(tree: Tree, known_range: tuple[float, float] | None) -> None:
+    low, high = (torch.inf, -torch.inf) if known_range is None else known_range
+    tree.parents.fill_(NO_PARENT)
+    tree.value_range[:, 0] = low
+    tree.value_range[:, 1] = high
+
+
+@functools.lru_cache(maxsize=16)  # most searches make no random choices and ask for seed 0
+def tree_seeds(num_trees: int, seed: int, device: torch.device | str) -> torch.Tensor:
+    """`[B]` int64 in [0, 2³²), one for each tree: neighbouring seeds and trees are far apart once they are hashed.
+
+    Copy it; it is shared.
+    """
+    counters = torch.arange(num_trees, dtype=torch.int64, device=device)
+    return (counters * 0x9E3779B9 + (seed * 0x85EBCA6B & 0xFFFFFFFF)) & 0xFFFFFFFF
 
 
 def node_records(tree: Tree) -> torch.Tensor:
     """The buffer behind the fields of nodes and edges, `[B, N, words]` int32."""
-    num_trees, num_nodes = tree.visits.shape
-    words = tree.visits.stride(1)
+    num_trees, num_nodes, num_actions = tree.priors.shape
+    # Not from a stride: torch gives axes of one element any.
+    words = node_words(num_actions, has_logits(tree))
     return tree.visits.as_strided((num_trees, num_nodes, words), (num_nodes * words, words, 1))
+
+
+def has_logits(tree: Tree) -> bool:
+    """Whether the trees store logits beside priors."""
+    return tree.logits.shape[2] > 0
 
 
 def tree_bytes(

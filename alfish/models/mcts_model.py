@@ -5,6 +5,10 @@ from typing import NamedTuple
 import torch
 
 from alfish import nest
+from alfish.ops.sampled_policies import SampledPolicy
+from alfish.ops.value_losses import categorical_cross_entropy
+from alfish.ops.value_transforms import CategoricalSupport
+from alfish.specs import BoundedTensorSpec
 
 
 class Dynamics(NamedTuple):
@@ -13,10 +17,12 @@ class Dynamics(NamedTuple):
     Attributes:
         latent: `[B, ...]`, after the action.
         reward_logits: `[B, S]`, of the reward received on the way; `()` if rewards are not predicted.
+        reward: `[B]`, for a search, where the model knows the reward without `reward_of`; `()` elsewhere.
     """
 
     latent: nest.Nest
     reward_logits: nest.Nest
+    reward: nest.Nest = ()
 
 
 class Prediction(NamedTuple):
@@ -36,17 +42,41 @@ class Prediction(NamedTuple):
 class MCTSModel(torch.nn.Module):
     """A learned model of an environment (Schrittwieser et al. 2020, section 3).
 
-    Actions are numbered `0 … A−1`, whatever the environment calls them.
+    Actions are numbered `0 … A−1`, whatever the environment calls them. A model defines `encode`, `step` and `predict`.
+    It either gives its supports to this constructor, or defines what the logits of values and rewards mean and cost.
+
+    Args:
+        value_support: the bins of the value; None if `value_of` and `value_loss` are defined otherwise.
+        reward_support: the bins of the reward; None likewise, or if rewards are not predicted.
 
     Attributes:
         num_actions: A.
+        action_policy: what `Prediction.policy_logits` are the parameters of; None if they are the logits of A actions.
+        num_outcomes: C, chance outcomes between an action and the next state; 0 if there are none
+            (`StochasticMCTSModel`).
         predicts_reward: True if `Dynamics.reward_logits` is there.
         predicts_game_over: True if `Prediction.game_over_logit` is there.
+        predicts_to_play: True if `to_play` says who moves, in a game of two players without a fixed order of turns.
     """
 
     num_actions: int
+    num_outcomes: int = 0
     predicts_reward: bool
     predicts_game_over: bool
+    predicts_to_play: bool = False
+
+    def __init__(
+        self, value_support: CategoricalSupport | None = None, reward_support: CategoricalSupport | None = None
+    ):
+        super().__init__()
+        self.action_policy: SampledPolicy | None = None
+        self.value_support = value_support
+        self.reward_support = reward_support
+        self._one_transform = (
+            value_support is not None
+            and reward_support is not None
+            and value_support.shares_transform_with(reward_support)
+        )
 
     def encode(self, observation: nest.Nest) -> nest.Nest:
         """The representation function h: `[B, ...]` observations to latents."""
@@ -60,24 +90,56 @@ class MCTSModel(torch.nn.Module):
         """The prediction function f: of latents `[B, ...]`."""
         raise NotImplementedError(f"{type(self).__name__} must define predict(latent)")
 
+    def to_play(self, latent: nest.Nest) -> torch.Tensor:
+        """Who moves in latents `[B, ...]`: `[B]` int64, the number of a player."""
+        raise NotImplementedError(f"{type(self).__name__} must define to_play(latent)")
+
     def value_of(self, value_logits: torch.Tensor) -> torch.Tensor:
         """Logits `[..., S]` to values `[...]` on the scale of rewards."""
-        raise NotImplementedError(f"{type(self).__name__} must define value_of(value_logits)")
+        if self.value_support is None:
+            raise NotImplementedError(f"{type(self).__name__} must have a value_support, or define value_of(logits)")
+        return self.value_support.to_scalar(value_logits)
 
     def reward_of(self, reward_logits: torch.Tensor) -> torch.Tensor:
         """Logits `[..., S]` to rewards `[...]`."""
-        raise NotImplementedError(f"{type(self).__name__} must define reward_of(reward_logits)")
+        if self.reward_support is None:
+            raise NotImplementedError(f"{type(self).__name__} must have a reward_support, or define reward_of(logits)")
+        return self.reward_support.to_scalar(reward_logits)
 
     def value_and_reward_of(
         self, value_logits: torch.Tensor, reward_logits: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`value_of` and `reward_of` for a search's step `[B, S]`, which a model may answer faster together."""
-        return self.value_of(value_logits), self.reward_of(reward_logits)
+        """`value_of` and `reward_of` for a search's step `[B, S]`, faster together."""
+        if not self._one_transform:
+            return self.value_of(value_logits), self.reward_of(reward_logits)
+        assert self.value_support is not None and self.reward_support is not None
+        # A search asks with a few rows, for which each operation costs the same, whether on one number or two.
+        transformed = (
+            self.value_support.to_transformed(value_logits),
+            self.reward_support.to_transformed(reward_logits),
+        )
+        value, reward = self.value_support.transform.inverse(torch.stack(transformed)).unbind()
+        return value, reward
 
     def value_loss(self, value_logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss `[...]` of logits `[..., S]` against values `[...]`."""
-        raise NotImplementedError(f"{type(self).__name__} must define value_loss(value_logits, target)")
+        if self.value_support is None:
+            raise NotImplementedError(f"{type(self).__name__} must have a value_support, or define value_loss")
+        return categorical_cross_entropy(value_logits, self.value_support.to_probabilities(target))
 
     def reward_loss(self, reward_logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The loss `[...]` of logits `[..., S]` against rewards `[...]`."""
-        raise NotImplementedError(f"{type(self).__name__} must define reward_loss(reward_logits, target)")
+        """The loss `[..., R]` of an unroll's logits `[..., R, S]` against the rewards `[..., R]` of its R steps."""
+        if self.reward_support is None:
+            raise NotImplementedError(f"{type(self).__name__} must have a reward_support, or define reward_loss")
+        return categorical_cross_entropy(reward_logits, self.reward_support.to_probabilities(target))
+
+
+def num_discrete_actions(owner: str, action_spec: nest.Nest) -> int:
+    """The number A of choices of an action.
+
+    Raises:
+        ValueError: the action is not one discrete choice.
+    """
+    if not isinstance(action_spec, BoundedTensorSpec) or not action_spec.is_discrete or action_spec.shape != ():
+        raise ValueError(f"{owner} needs one discrete action (a Discrete space), not {action_spec}")
+    return action_spec.num_values

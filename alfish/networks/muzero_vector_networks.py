@@ -54,20 +54,23 @@ class VectorEncoding(torch.nn.Module):
 
 @gin.configurable
 class VectorDynamics(torch.nn.Module):
-    """From a latent vector and a discrete action to the next latent and the reward's logits.
+    """From a latent vector and an action to the next latent and the reward's logits.
 
     The latent is changed by a residual step. The first layer of `[latent, one-hot action]` is computed as a matrix
-    product plus a row of an embedding: the same function, without making the one-hot vector.
+    product plus a row of an embedding: the same function, without making the one-hot vector. An action that is a vector
+    is multiplied by the same matrix.
 
     Args:
         latent_shape: `(latent_size,)`.
-        num_actions: A.
+        num_actions: A, or the size of an action's vector.
         num_reward_outputs: logits of the reward; 0 for none.
         hidden_sizes: sizes of the layers between, at least one.
 
     Raises:
         ValueError: a size is smaller than 1, or there is no hidden layer.
     """
+
+    reads_action_vectors = True
 
     def __init__(
         self,
@@ -88,10 +91,17 @@ class VectorDynamics(torch.nn.Module):
         zero_outputs(self._layers.output, first=latent_size)
 
     def forward(self, latent: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[B, latent_size]` and `[B]` in `0 … A−1` to the next latent, alike, and reward logits `[B, S]`."""
+        """`[B, latent_size]` and an action to the next latent, alike, and reward logits `[B, S]`.
+
+        The action is `[B]` int64 in `0 … A−1`, or a vector `[B, A]` float.
+        """
         # Weights are used directly, as in MLP.
         hidden = torch.nn.functional.linear(latent, self._from_latent.weight, self._from_latent.bias)
-        hidden = torch.relu_(hidden + torch.nn.functional.embedding(action, self._from_action.weight))
+        if action.is_floating_point():
+            hidden = torch.addmm(hidden, action, self._from_action.weight)
+        else:
+            hidden = hidden + torch.nn.functional.embedding(action, self._from_action.weight)
+        hidden = torch.relu_(hidden)
         change, reward = self._layers(hidden).split(self._head_sizes, dim=1)
         return normalize_latent(latent + change), reward
 

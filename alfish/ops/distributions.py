@@ -227,6 +227,18 @@ def make_action_distribution(action_spec: nest.Nest) -> Categorical | MultiCateg
             floating-point one DiagonalNormal.
 
     Raises:
+        ValueError: `check_action_spec`.
+    """
+    check_action_spec(action_spec)
+    if not action_spec.is_discrete:
+        return DiagonalNormal(action_spec)
+    return Categorical(action_spec) if action_spec.shape == () else MultiCategorical(action_spec)
+
+
+def check_action_spec(action_spec: nest.Nest) -> None:
+    """Checks that there can be a distribution of the actions of a spec.
+
+    Raises:
         ValueError: the spec is a nest, has no elements, has bounds in the wrong order, or allows too many values to
             have a logit for each.
     """
@@ -241,7 +253,7 @@ def make_action_distribution(action_spec: nest.Nest) -> Categorical | MultiCateg
     if not action_spec.is_discrete:
         if not bool((minimum <= maximum).all()):
             raise ValueError(f"the action spec {action_spec} has a minimum above its maximum")
-        return DiagonalNormal(action_spec)
+        return
     most = int((maximum.to(torch.float64) - minimum.to(torch.float64)).max()) + 1
     least = int((maximum.to(torch.float64) - minimum.to(torch.float64)).min()) + 1
     if least < 1 or most * math.prod(action_spec.shape) > _MAX_CHOICES:
@@ -249,4 +261,3 @@ def make_action_distribution(action_spec: nest.Nest) -> Categorical | MultiCateg
             f"the action spec {action_spec} has elements of {least} to {most} values; a logit for each value needs "
             f"between 1 and {_MAX_CHOICES} in all: check the bounds, or use a floating-point action"
         )
-    return Categorical(action_spec) if action_spec.shape == () else MultiCategorical(action_spec)

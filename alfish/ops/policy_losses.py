@@ -42,3 +42,20 @@ def approximate_kl(log_ratio: torch.Tensor) -> torch.Tensor:
 def clip_fraction(ratio: torch.Tensor, clip_ratio: float) -> torch.Tensor:
     """1 where the ratio lies outside of the clip range, 0 elsewhere; `[...]` float in and out."""
     return ((ratio - 1.0).abs() > clip_ratio).to(ratio.dtype)
+
+
+def candidate_cross_entropy(policy: torch.Tensor, log_prob: torch.Tensor) -> torch.Tensor:
+    """-sum_k policy[k] * log pi(a_k): a policy moved to what a search found among K candidates.
+
+    Hubert et al., "Learning and Planning in Complex Action Spaces" (2021), section 5: the projection of the improved
+    policy, which is 0 outside of the candidates.
+
+    Args:
+        policy: `[..., K]`, what the search found; 0 for candidates that it could not choose.
+        log_prob: `[..., K]`, log pi of the candidates, with gradient; -inf only where `policy` is 0.
+
+    Returns:
+        `[...]`.
+    """
+    chosen = policy > 0.0
+    return torch.where(chosen, policy * torch.where(chosen, log_prob, 0.0), 0.0).sum(-1).neg()

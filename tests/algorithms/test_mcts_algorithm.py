@@ -6,7 +6,7 @@ from muzero_parts import ACTION, OBSERVATION, PlainModel, small_model
 
 from alfish import specs
 from alfish.algorithms.mcts_algorithm import MCTSAlgorithm
-from alfish.data_structures import Progress, time_step_spec
+from alfish.data_structures import Progress, StepType, time_step_spec
 from alfish.mcts.search_policies import GumbelPolicy, PuctPolicy
 from alfish.ops.schedules import StepSchedule
 from alfish.specs import BoundedTensorSpec, TensorSpec
@@ -124,6 +124,76 @@ def test_it_draws_from_torchs_generator_only():
         answers.append(act(algorithm.rollout_step))
     assert torch.equal(answers[0].output, answers[1].output)
     assert torch.equal(answers[0].info.policy, answers[1].info.policy)
+
+
+def test_from_a_move_on_the_temperature_is_0():
+    algorithm = prior_actor((math.log(3.0), 0.0), noise_fraction=0.0, greedy_after_moves=2)
+    torch.manual_seed(0)
+    step = rows(4000, TensorSpec((1,)))
+    second_action = []
+    for move in range(4):
+        kind = StepType.FIRST if move == 0 else StepType.MID
+        step = step._replace(step_type=torch.full_like(step.step_type, kind))
+        if move == 3:  # half of the rows begin a new episode
+            step.step_type[:2000] = StepType.FIRST
+        with torch.inference_mode():
+            second_action.append((algorithm.rollout_step(step, ()).output == 1).float())
+    assert [share.mean().item() for share in second_action[:3]] == pytest.approx([0.25, 0.25, 0.0], abs=0.03)
+    assert second_action[2].sum() == 0
+    assert second_action[3][:2000].mean() == pytest.approx(0.25, abs=0.04)
+    assert second_action[3][2000:].sum() == 0
+
+
+@pytest.mark.parametrize("search_policy", [PuctPolicy(), GumbelPolicy()])
+def test_illegal_actions_of_the_observation_are_not_taken(search_policy):
+    class Masked(PlainModel):
+        def encode(self, observation):
+            return super().encode(observation["board"])
+
+    observation_spec = {"board": TensorSpec((1,)), "legal": TensorSpec((3,), torch.int8)}
+    action_spec = BoundedTensorSpec((), torch.int64, 0, 2)
+    algorithm = MCTSAlgorithm(
+        observation_spec,
+        action_spec,
+        Masked(logits=(9.0, 0.0, 0.0)),
+        0.9,
+        num_simulations=8,
+        search_policy=search_policy,
+        legal_mask_key="legal",
+    )
+    step = specs.zeros(time_step_spec(observation_spec, action_spec), (2,))
+    step.observation["legal"][:] = torch.tensor([[0, 1, 1], [0, 0, 1]], dtype=torch.int8)
+    for hook in (algorithm.predict_step, algorithm.rollout_step):
+        with torch.inference_mode():
+            found = hook(step, ())
+        assert (found.output > 0).all()
+        assert found.output[1] == 2
+        assert found.info.policy[:, 0].tolist() == [0.0, 0.0]
+
+
+def test_trees_are_reused_within_an_episode_only():
+    algorithm = make(num_simulations=8, reuse_trees=True)
+    step = rows(3)
+    first = step._replace(step_type=torch.full_like(step.step_type, StepType.FIRST))
+    later = step._replace(step_type=torch.full_like(step.step_type, StepType.MID))
+    later.step_type[1] = StepType.FIRST
+    with torch.inference_mode():
+        before = algorithm.search(first, explore=False)
+        after = algorithm.search(later, explore=False)
+    kept = before.search.visits.gather(1, before.action.unsqueeze(1)).squeeze(1) - 1
+    kept[1] = 0
+    assert (kept[[0, 2]] > 0).all()
+    assert torch.equal(after.search.visits.sum(1), kept.int() + 8)
+
+
+def test_sequential_halving_has_no_trees_to_reuse():
+    with pytest.raises(ValueError, match="reuse_trees is True and search_policy is GumbelPolicy"):
+        make(search_policy=GumbelPolicy(), reuse_trees=True)
+
+
+def test_a_mask_that_the_observation_does_not_have_is_named():
+    with pytest.raises(ValueError, match="legal_mask_key is 'legal'; expected a key of the observation"):
+        make(legal_mask_key="legal")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from muzero_parts import ACTION, OBSERVATION, PlainModel, random_block, small_model
 
+from alfish import nest
 from alfish.algorithms.mcts_algorithm import SearchInfo
 from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl, UnrollInfo
 from alfish.algorithms.muzero_targets import MuzeroTargets
@@ -156,7 +157,7 @@ def test_from_rows_to_the_loss(last_discount, value_loss, reward_loss):
     assert inputs.reward.shape == (1, 1)
     assert targets.action.tolist() == [[[1, 1]]]
     flat = inputs._replace(observation=inputs.observation.flatten(0, 1))
-    step = algorithm.train_step(flat, (), MuzeroTargets(*(leaf.flatten(0, 1) for leaf in targets)))
+    step = algorithm.train_step(flat, (), nest.map_structure(lambda leaf: leaf.flatten(0, 1), targets))
     found = parts(algorithm.calc_loss(step.info))
     assert found["value"] == pytest.approx(value_loss)
     assert found["reward"] == pytest.approx(reward_loss)

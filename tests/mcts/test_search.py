@@ -1,17 +1,14 @@
-"""The search against the oracle, its extremes, and its errors."""
+"""The search: threads, rows, a tree by hand, its inputs and errors. The oracle has files of its own."""
 
 import math
 
-import numpy as np
-import oracle
 import pytest
 import torch
+from random_game import RandomGame
 
 from alfish.mcts.records import RootNode, Step
 from alfish.mcts.search import search
 from alfish.mcts.settings import Puct, RegularisedPolicy, SearchSettings, SequentialHalving
-
-STATES = 7
 
 
 def puct(unvisited_value=0.0, c1=1.25, c2=19652.0, **shared):
@@ -20,101 +17,8 @@ def puct(unvisited_value=0.0, c1=1.25, c2=19652.0, **shared):
     return SearchSettings(rule, rule, **shared)
 
 
-class TabularModel:
-    """B random games of STATES states; the latent is `{"row": [B], "state": [B]}`."""
-
-    def __init__(self, B, A, discounts, seed, coarse=False, illegal=0.0):
-        rng = np.random.default_rng(seed)
-
-        def draw(*shape):
-            return rng.integers(-1, 2, shape) if coarse else rng.standard_normal(shape)
-
-        self.B, self.A = B, A
-        self.next = rng.integers(0, STATES, (B, STATES, A))
-        self.reward = draw(B, STATES, A).astype(np.float32)
-        self.discount = rng.choice(np.asarray(discounts, np.float32), (B, STATES, A))
-        self.logits = (2 * draw(B, STATES, A)).astype(np.float32)
-        self.logits[rng.random((B, STATES, A)) < illegal] = -np.inf
-        self.logits[:, 0, rng.integers(A)] = 0.5  # the root has a legal action
-        self.value = (3 * draw(B, STATES)).astype(np.float32)
-
-    def root(self):
-        rows = torch.arange(self.B)
-        latent = {"row": rows, "state": torch.zeros_like(rows)}
-        return RootNode(latent, torch.from_numpy(self.logits[:, 0]), torch.from_numpy(self.value[:, 0]))
-
-    def __call__(self, latent, action):
-        index = (latent["row"].numpy(), latent["state"].numpy(), action.numpy())
-        state = self.next[index]
-        arrays = (self.reward[index], self.discount[index], self.logits[index[0], state], self.value[index[0], state])
-        return Step({"row": latent["row"], "state": torch.from_numpy(state)}, *map(torch.from_numpy, arrays))
-
-    def one_row(self, row):
-        def step(state, action):
-            index = (row, state, action)
-            state = self.next[index]
-            return state, self.reward[index], self.discount[index], self.logits[row, state], self.value[row, state]
-
-        return step
-
-
-def check_against_oracle(model, num_simulations, settings, legal_mask=None):
-    result = search(model.root(), model, num_simulations, settings, legal_mask)
-    assert (result.visits.sum(1) == num_simulations).all()
-    for row in range(model.B):
-        logits = model.logits[row, 0].copy()
-        if legal_mask is not None:
-            logits[~legal_mask[row].numpy()] = -np.inf
-        reference = oracle.Search(
-            model.one_row(row),
-            settings.root.c1,
-            settings.root.c2,
-            settings.known_range,
-            settings.minimum_range,
-            settings.root.unvisited_value,
-            settings.max_depth,
-        )
-        visits, value, q_values = reference.run(0, logits, model.value[row, 0], num_simulations)
-        assert result.visits[row].tolist() == visits
-        np.testing.assert_allclose(result.value[row].numpy(), value, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(result.q_values[row].numpy(), q_values, rtol=1e-5, atol=1e-5)
-
-
-SETTINGS = {
-    "paper": puct(),
-    "parent": puct(unvisited_value="parent"),
-    "siblings": puct(unvisited_value="siblings"),
-    "half": puct(unvisited_value=0.5),
-    "known_range": puct(value_range=(-2.0, 1.0)),
-    "known_range_parent": puct(value_range=(-2.0, 1.0), unvisited_value="parent"),
-    "depth_1": puct(max_depth=1),
-    "depth_3": puct(max_depth=3, unvisited_value="siblings"),
-    "weights": puct(c1=0.4, c2=3.0, minimum_range=5.0),
-    "no_prior": puct(c1=0.0, c2=1e30),
-}
-DISCOUNTS = {"single": [0.9], "ends": [0.0, 1.0, 0.97], "two_players": [-1.0, -0.9, 0.0], "all_end": [0.0]}
-
-
-@pytest.mark.parametrize("discounts", DISCOUNTS)
-@pytest.mark.parametrize("name", SETTINGS)
-def test_equals_the_oracle(name, discounts):
-    for seed, (B, A, num_simulations) in enumerate([(1, 1, 5), (3, 2, 40), (4, 5, 33), (2, 9, 70), (2, 18, 1)]):
-        for coarse, illegal in [(False, 0.0), (True, 0.3)]:
-            model = TabularModel(B, A, DISCOUNTS[discounts], 100 * seed + coarse, coarse, illegal)
-            check_against_oracle(model, num_simulations, SETTINGS[name])
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_equals_the_oracle_with_legal_masks(name):
-    model = TabularModel(4, 5, [0.9, 0.0], seed=5)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 1, 1, 0, 1]], dtype=torch.bool)
-    model.logits[:, 0] = [0.5, 0.1, -0.3, 0.2, 0.0]
-    check_against_oracle(model, 30, SETTINGS[name], mask)
-    assert (search(model.root(), model, 30, SETTINGS[name], mask).visits[~mask] == 0).all()
-
-
 def test_threads_give_the_same_result(monkeypatch):
-    model = TabularModel(16, 4, [0.9, 0.0], seed=8)
+    model = RandomGame(16, 4, [0.9, 0.0], seed=8)
     serial = search(model.root(), model, 25, puct())
     threads = torch.get_num_threads()
     monkeypatch.setattr("alfish.mcts.host.PARALLEL_EDGES", 1)
@@ -129,7 +33,7 @@ def test_threads_give_the_same_result(monkeypatch):
 
 
 def test_rows_do_not_see_each_other():
-    model = TabularModel(5, 4, [0.9, 0.0], seed=3)
+    model = RandomGame(5, 4, [0.9, 0.0], seed=3)
     whole = search(model.root(), model, 30, puct())
     for row in range(5):
         root = RootNode(
@@ -143,7 +47,7 @@ def test_rows_do_not_see_each_other():
 
 
 def test_is_deterministic_and_draws_nothing():
-    model = TabularModel(3, 4, [0.9], seed=4)
+    model = RandomGame(3, 4, [0.9], seed=4)
     state = torch.get_rng_state()
     first, second = (search(model.root(), model, 30, puct()) for _ in range(2))
     assert torch.equal(first.visits, second.visits)
@@ -153,7 +57,7 @@ def test_is_deterministic_and_draws_nothing():
 
 @pytest.mark.parametrize("discounts", [[0.9], [0.0, 0.9]])
 def test_tree_is_consistent(discounts):
-    model = TabularModel(3, 4, discounts, seed=6)
+    model = RandomGame(3, 4, discounts, seed=6)
     tree = search(model.root(), model, 40, puct(max_depth=4)).tree
     for row in range(3):
         for node in range(41):

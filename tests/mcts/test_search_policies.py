@@ -156,8 +156,11 @@ def test_what_can_be_read_off_a_root_does_not_depend_on_the_rule_of_search():
         (lambda: PuctPolicy(noise_fraction=1.5), "PuctPolicy.noise_fraction is 1.5"),
         (lambda: PuctPolicy(dirichlet_alpha=0.0), "PuctPolicy.dirichlet_alpha is 0.0"),
         (lambda: PuctPolicy(act="best"), "PuctPolicy.act is 'best'"),
-        (lambda: PuctPolicy(SearchSettings(SequentialHalving())), "PuctPolicy.search is .*GumbelPolicy acts with that"),
-        (lambda: GumbelPolicy(SearchSettings()), "GumbelPolicy.search is .*expected a root of SequentialHalving"),
+        (
+            lambda: PuctPolicy(SearchSettings(SequentialHalving())),
+            "PuctPolicy.settings is .*GumbelPolicy acts with that",
+        ),
+        (lambda: GumbelPolicy(SearchSettings()), "GumbelPolicy.settings is .*expected a root of SequentialHalving"),
         (lambda: GumbelPolicy(gumbel_scale=-1.0), "GumbelPolicy.gumbel_scale is -1.0"),
     ],
 )

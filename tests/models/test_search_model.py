@@ -22,6 +22,12 @@ def test_root():
     assert root.prior_logits.tolist() == [[1.0, -1.0], [1.0, -1.0]]
 
 
+def test_illegal_actions_of_the_root():
+    mask = torch.tensor([[True, False], [True, True]])
+    root = SearchModel(doubling_model(), 0.9).root(LATENT, mask)
+    assert root.prior_logits.tolist() == [[1.0, -torch.inf], [1.0, -1.0]]
+
+
 def test_step():
     step = SearchModel(doubling_model(), 0.5).step(LATENT, ACTION)
     assert step.latent.tolist() == [[4.0], [6.0]]
@@ -59,3 +65,27 @@ def test_it_is_the_model_one_piece_after_the_other():
     torch.testing.assert_close(step.value, model.value_of(prediction.value_logits))
     torch.testing.assert_close(step.prior_logits, prediction.policy_logits)
     torch.testing.assert_close(step.discount, 0.9 * (1.0 - torch.sigmoid(prediction.game_over_logit)))
+
+
+def test_two_players_alternate():
+    model = PlainModel(predicts_game_over=True)
+    step = SearchModel(model, 0.8, players=2).step(torch.ones(2, 1), torch.zeros(2).long())
+    assert step.discount.tolist() == pytest.approx([-0.4, -0.4])
+    assert step.to_play is None
+
+
+def test_a_model_that_predicts_who_moves():
+    model = doubling_model()
+    model.predicts_to_play = True
+    model.to_play = lambda latent: (latent[:, 0] > 1.5).long()
+    searched = SearchModel(model, 0.8, players=2)
+    assert searched.root(torch.tensor([[1.0], [2.0]])).to_play.tolist() == [0, 1]
+    step = searched.step(torch.tensor([[1.0], [0.5]]), torch.zeros(2).long())
+    assert step.to_play.tolist() == [1, 0]
+    assert step.discount.tolist() == pytest.approx([0.8, 0.8])
+    assert SearchModel(model, 0.8).root(torch.tensor([[1.0]])).to_play is None
+
+
+def test_other_numbers_of_players_are_refused():
+    with pytest.raises(ValueError, match="SearchModel.players is 3; it must be 1 or 2"):
+        SearchModel(PlainModel(), 0.8, players=3)

@@ -1,7 +1,14 @@
+import math
+
 import pytest
 import torch
 
-from alfish.ops.policy_losses import approximate_kl, clip_fraction, clipped_surrogate_loss
+from alfish.ops.policy_losses import (
+    approximate_kl,
+    candidate_cross_entropy,
+    clip_fraction,
+    clipped_surrogate_loss,
+)
 
 # ratio, advantage, loss and gradient in the ratio, at clip ratio 0.2: figure 1 of the paper, point by point.
 CASES = [
@@ -37,3 +44,12 @@ def test_approximate_kl_is_the_kl_in_expectation():
 def test_clip_fraction():
     ratio = torch.tensor([1.0, 1.1, 0.75, 1.3])
     assert clip_fraction(ratio, 0.2).tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_candidate_cross_entropy_by_hand():
+    policy = torch.tensor([[0.75, 0.25, 0.0], [0.0, 0.0, 0.0]])
+    log_prob = torch.tensor([[-1.0, -2.0, -math.inf], [0.0, math.nan, 3.0]], requires_grad=True)
+    loss = candidate_cross_entropy(policy, log_prob)
+    assert loss.tolist() == [1.25, 0.0]
+    loss.sum().backward()
+    assert log_prob.grad.tolist() == [[-0.75, -0.25, 0.0], [0.0, 0.0, 0.0]]
