@@ -98,11 +98,6 @@ class MCTSAlgorithm(Algorithm):
         check_at_least("MCTSAlgorithm.num_evaluation_simulations", num_evaluation_simulations, 0)
         if greedy_after_moves is not None:
             check_at_least("MCTSAlgorithm.greedy_after_moves", greedy_after_moves, 0)
-        if reuse_trees and not search_policy.retains_trees:
-            raise ValueError(
-                f"MCTSAlgorithm.reuse_trees is True and search_policy is {search_policy!r}, which begins each"
-                " search anew; expected reuse_trees = False, or a PuctPolicy"
-            )
         if legal_mask_key is not None and not (
             isinstance(observation_spec, dict) and legal_mask_key in observation_spec
         ):
@@ -111,20 +106,10 @@ class MCTSAlgorithm(Algorithm):
                 f" {observation_spec}"
             )
         self._search_model = search_model(model, discount)
-        if reuse_trees and not self._search_model.trees_can_go_on:
-            raise ValueError(
-                f"MCTSAlgorithm.reuse_trees is True and search_model is a {type(self._search_model).__name__}, whose"
-                " trees go on behind outcomes of chance that an observation does not tell; expected reuse_trees = False"
-            )
+        if reuse_trees:
+            _check_reuse(search_policy, self._search_model)
         self._actions = sampled_policy_of(model, action_spec)
-        self._sampled_model: SampledModel | None = None
-        if proposals is not None:
-            self._sampled_model = SampledModel(self._search_model, self._actions, proposals)
-        elif self._actions.num_choices is None:
-            raise ValueError(
-                f"MCTSAlgorithm.proposals is None, but the actions are {action_spec}, too many to search them all;"
-                " expected @ProposalSettings(), whose num_candidates are drawn in each node"
-            )
+        self._sampled_model = self._make_sampled_model(proposals)
         self._num_simulations = num_simulations
         self._num_evaluation_simulations = num_evaluation_simulations
         # Some policies ask a model for more than `root` and `step`.
@@ -141,6 +126,16 @@ class MCTSAlgorithm(Algorithm):
         # Of the episodes in flight: a resumed run begins new ones, so these are not part of a checkpoint.
         self._moves: torch.Tensor | None = None
         self._last: dict[bool, PolicyOutput] = {}
+
+    def _make_sampled_model(self, proposals: ProposalSettings | None) -> SampledModel | None:
+        if proposals is not None:
+            return SampledModel(self._search_model, self._actions, proposals)
+        if self._actions.num_choices is None:
+            raise ValueError(
+                f"MCTSAlgorithm.proposals is None, but the actions are {self.action_spec}, too many to search them all;"
+                " expected @ProposalSettings(), whose num_candidates are drawn in each node"
+            )
+        return None
 
     def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
         return self._answer(self.search(time_step, explore=False), state)
@@ -218,3 +213,16 @@ class MCTSAlgorithm(Algorithm):
 
     def after_train_iter(self, progress: Progress) -> None:
         self._temperature = self._temperature_schedule(progress.fraction)
+
+
+def _check_reuse(search_policy: SearchPolicy, search_model: SearchableModel) -> None:
+    if not search_policy.retains_trees:
+        raise ValueError(
+            f"MCTSAlgorithm.reuse_trees is True and search_policy is {search_policy!r}, which begins each"
+            " search anew; expected reuse_trees = False, or a PuctPolicy"
+        )
+    if not search_model.trees_can_go_on:
+        raise ValueError(
+            f"MCTSAlgorithm.reuse_trees is True and search_model is a {type(search_model).__name__}, whose"
+            " trees go on behind outcomes of chance that an observation does not tell; expected reuse_trees = False"
+        )

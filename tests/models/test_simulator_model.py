@@ -224,15 +224,13 @@ def test_is_made_by_gin():
         "SimulatorModel.discount=0.9",
         "SimulatorModel.rollouts=@RandomRollout()",
         "RandomRollout.num_steps=5",
-        "HindsightPolicy.split=@split_futures",
         "HindsightPolicy.num_futures=3",
-        "OpenLoopPolicy.resample=@resample_future",
     ]
     gin_config.parse([], bindings)
     model = SimulatorModel()
     root = model.root(torch.tensor([14, 13]))
-    assert HindsightPolicy()(root, model.step, 8).search.visits.shape == (6, 4)
-    assert OpenLoopPolicy()(root, model.step, 8).search.visits.shape == (2, 4)
+    assert HindsightPolicy(split=model.split)(root, model.step, 8).search.visits.shape == (6, 4)
+    assert OpenLoopPolicy(model.resample)(root, model.step, 8).search.visits.shape == (2, 4)
 
 
 # Searches
