@@ -5,7 +5,7 @@ GIN ?= muzero_atari.gin
 ARGS ?=
 EXTRAS ?= atari,dev,test,video
 # Without atari, whose settings depend on the machine: make bench BENCH=atari ARGS="--help".
-BENCH ?= search replay ppo_speed resume steps_as_replay_fills learning
+BENCH ?= search planning replay ppo_speed resume steps_as_replay_fills learning
 
 VENV := .venv
 BENCH_VENV := .venv-bench
@@ -14,7 +14,7 @@ STAMP = $(VENV)/.stamp-$(EXTRAS)
 BENCH_STAMP := $(BENCH_VENV)/.stamp
 INSTALLS_FROM := setup.py constraints.txt
 
-.PHONY: help train test learn check format bench clean
+.PHONY: help train test learn check lint format bench clean
 .DEFAULT_GOAL := help
 
 help: ## Print this list.
@@ -30,11 +30,12 @@ test: $(STAMP) ## Run the fast tests. ARGS="..." further pytest arguments.
 learn: $(STAMP) ## Run the slow tests that train until a task is solved.
 	$(VENV)/bin/python -m pytest -m learn --timeout=0 -v $(ARGS)
 
-check: $(STAMP) ## Check formatting, lint, types and the fast tests.
+check: lint test ## Check formatting, lint, types and the fast tests.
+
+lint: $(STAMP) ## Check formatting, lint and types.
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -q
 
 format: $(STAMP) ## Format the code and mend what lint can mend.
 	$(VENV)/bin/ruff format .

@@ -12,6 +12,22 @@ from alfish.mcts.settings import SearchSettings, SequentialHalving
 from alfish.mcts.tree import Tree
 
 
+def check_arguments(
+    root: RootNode,
+    num_simulations: int,
+    settings: SearchSettings,
+    legal_mask: torch.Tensor | None,
+    gumbel: torch.Tensor | None,
+    retained: RetainedTrees | None,
+) -> None:
+    """Checks what a search is given, as far as it can be checked without reading from the device."""
+    check_root(root, num_simulations, legal_mask)
+    check_rounds(num_simulations, settings.leaves_per_round)
+    check_gumbel(gumbel, settings, root)
+    if retained is not None:
+        check_retained(retained, settings, root, num_simulations)
+
+
 def check_root(root: RootNode, num_simulations: int, legal_mask: torch.Tensor | None) -> tuple[int, int]:
     """Checks the shapes of a search's inputs, and returns `(B, A)`."""
     logits = root.prior_logits
@@ -23,6 +39,9 @@ def check_root(root: RootNode, num_simulations: int, legal_mask: torch.Tensor | 
         if leaf.dim() == 0 or leaf.shape[0] != num_trees:
             shape = tuple(leaf.shape)
             raise ValueError(f"root.latent {path} has the shape {shape}; expected [B, ...] with B = {num_trees}")
+        # The kernels on the host read latents by their addresses.
+        if leaf.device != logits.device:
+            raise ValueError(f"root.latent {path} is on {leaf.device}; expected {logits.device}, as root.prior_logits")
     check_at_least("num_simulations", num_simulations, 0)
     if legal_mask is not None:
         _check_shape("legal_mask", legal_mask, (num_trees, num_actions))

@@ -8,10 +8,10 @@ import torch
 
 from alfish import nest
 from alfish.checks import check_at_least
+from alfish.mcts.checks import check_arguments
 from alfish.mcts.cuda_search import (
     DeviceSearch,
     RootInputs,
-    check_arguments,
     current_device,
     load_kernels,
     raise_device_faults,

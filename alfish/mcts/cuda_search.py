@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 
 from alfish import nest
-from alfish.mcts.checks import check_gumbel, check_retained, check_root, check_rounds, check_step, raise_faults
+from alfish.mcts.checks import check_arguments, check_step, raise_faults
 from alfish.mcts.records import Model, RetainedTrees, RootNode, SearchResult, Step
 from alfish.mcts.rule import Answers, Rule
 from alfish.mcts.settings import SearchSettings, kernel_rule
@@ -86,22 +86,6 @@ def read_policy(tree: Tree, rule: Rule, kind: int) -> torch.Tensor:
 def current_device(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Makes a GPU torch's current device, which kernels go to."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
-def check_arguments(
-    root: RootNode,
-    num_simulations: int,
-    settings: SearchSettings,
-    legal_mask: torch.Tensor | None,
-    gumbel: torch.Tensor | None,
-    retained: RetainedTrees | None,
-) -> None:
-    """Checks all that can be checked without reading from the device."""
-    check_root(root, num_simulations, legal_mask)
-    check_rounds(num_simulations, settings.leaves_per_round)
-    check_gumbel(gumbel, settings, root)
-    if retained is not None:
-        check_retained(retained, settings, root, num_simulations)
 
 
 class RootInputs(NamedTuple):

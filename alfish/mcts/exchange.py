@@ -30,9 +30,12 @@ class HostExchange:
         num_nodes = tree.visits.shape[1]
         self._structure = nest.structure(root.latent)
         self._stores = [leaf.new_empty((num_nodes, *leaf.shape)) for leaf in leaves]
-        self._gathered = [leaf.new_empty((rows, *leaf.shape[1:])) for leaf in leaves]
+        # Two, in turns: the kernels fetch latents into the one while the model's answers may be views of the other.
+        self._gathered, self._spare = ([leaf.new_empty((rows, *leaf.shape[1:])) for leaf in leaves] for _ in range(2))
         self._edges = torch.zeros((2, rows), dtype=torch.int64)
-        self._question = nest.unflatten(self._structure, self._gathered), self._edges[1]
+        self._question, self._next_question = (
+            (nest.unflatten(self._structure, buffers), self._edges[1]) for buffers in (self._gathered, self._spare)
+        )
         self._rows_shape = torch.Size((rows,))
         self._logits_shape = torch.Size((rows, tree.priors.shape[2]))
         self._zero = torch.zeros(1)
@@ -111,8 +114,14 @@ class HostExchange:
             )
         # A latent that is a single tensor is the common case, and taking a nest apart takes its time.
         latents = (step.latent,) if isinstance(step.latent, torch.Tensor) else nest.leaves(step.latent)
-        kept = list(map(self._receive_latent, self._places, latents, self._gathered))
+        if len(latents) != len(self._places):
+            raise ValueError(
+                f"the model's latent has {len(latents)} tensors; expected {len(self._places)}, as in its first answer"
+            )
+        kept = list(map(self._receive_latent, self._places, latents, self._spare))
         self._answers = (reward, discount, value, logits, optional, kept)
+        self._question, self._next_question = self._next_question, self._question
+        self._gathered, self._spare = self._spare, self._gathered
 
     def _receive_optional(self, place: int, name: str, tensor: torch.Tensor | None) -> torch.Tensor:
         if tensor is None:
@@ -122,13 +131,13 @@ class HostExchange:
         self._entries[place], self._entries[place + 1] = tensor.data_ptr(), 4 * tensor.stride(0)
         return tensor
 
-    def _receive_latent(self, place: int, latent: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        if not (latent.shape == like.shape and latent.is_cpu and latent.dtype is like.dtype):
-            if latent.shape != like.shape:
+    def _receive_latent(self, place: int, latent: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
+        if not (latent.shape == spare.shape and latent.is_cpu and latent.dtype is spare.dtype):
+            if latent.shape != spare.shape:
                 raise ValueError(
-                    f"the model's latent has the shape {tuple(latent.shape)}; expected {tuple(like.shape)}"
+                    f"the model's latent has the shape {tuple(latent.shape)}; expected {tuple(spare.shape)}"
                 )
-            latent = latent.to(like)
+            latent = latent.to(spare)
         entries = self._entries
         stride = entries[place + host.ROW_BYTES]
         if not latent.is_contiguous():
@@ -138,6 +147,7 @@ class HostExchange:
                 latent = latent.contiguous()
         entries[place + host.RETURNED] = latent.data_ptr()
         entries[place + host.RETURNED_STRIDE] = stride
+        entries[place + host.GATHERED] = spare.data_ptr()
         return latent
 
     def latents(self) -> nest.Nest:
@@ -214,7 +224,7 @@ def root_answers(root: RootNode, legal_mask: torch.Tensor | None) -> tuple[torch
     logits = root.prior_logits.detach().to("cpu", torch.float32, copy=True)
     if legal_mask is not None:
         logits.masked_fill_(~legal_mask.to("cpu"), -torch.inf)
-    players = torch.zeros_like(values) if root.to_play is None else root.to_play.to("cpu", torch.float32)
+    players = torch.zeros_like(values) if root.to_play is None else root.to_play.to("cpu", torch.float32, copy=True)
     return values, logits.contiguous(), players.contiguous()
 
 

@@ -9,15 +9,7 @@ and actions that it is given belong to it while it runs.
 
 import torch
 
-from alfish.mcts.checks import (
-    check_gumbel,
-    check_retained,
-    check_root,
-    check_root_numbers,
-    check_rounds,
-    check_step,
-    raise_faults,
-)
+from alfish.mcts.checks import check_arguments, check_root_numbers, check_step, raise_faults
 from alfish.mcts.exchange import DeviceExchange, HostExchange
 from alfish.mcts.host import compiled_advance
 from alfish.mcts.records import Model, RetainedTrees, RootNode, SearchResult
@@ -63,7 +55,7 @@ def search(
         ValueError: a shape, a mask, the root or an answer of the model cannot be used. Whether the model's numbers are
             finite, and the discounts in range, is noted on the way and raised at the end.
     """
-    _check(root, num_simulations, settings, legal_mask, gumbel, retained)
+    check_arguments(root, num_simulations, settings, legal_mask, gumbel, retained)
     num_trees, leaves = len(root.value), settings.leaves_per_round
     first = 1 if retained is None else retained.num_nodes
     tree, rule = _prepared(root, num_simulations, settings, gumbel, seed, retained)
@@ -89,24 +81,17 @@ def search(
     return SearchResult(visits, value, q_values, tree, exchange.latents(), settings, rule)
 
 
-def _check(
-    root: RootNode,
-    num_simulations: int,
-    settings: SearchSettings,
-    legal_mask: torch.Tensor | None,
-    gumbel: torch.Tensor | None,
-    retained: RetainedTrees | None,
-) -> None:
-    check_root(root, num_simulations, legal_mask)
-    check_rounds(num_simulations, settings.leaves_per_round)
-    check_gumbel(gumbel, settings, root)
-    if retained is not None:
-        check_retained(retained, settings, root, num_simulations)
-        if retained.tree.visits.device.type != "cpu":
-            raise ValueError(
-                f"the retained trees are on {retained.tree.visits.device}; expected trees of a search like this one, in"
-                " host memory. Go on with them by the search that made them"
-            )
+def _check_goes_on(retained: RetainedTrees) -> None:
+    """Checks that a search in host memory can go on with these trees."""
+    visits = retained.tree.visits
+    if visits.device.type != "cpu":
+        raise ValueError(
+            f"the retained trees are on {visits.device}; expected trees of a search like this one, in host memory. Go"
+            " on with them by the search that made them"
+        )
+    # They have no room for a second search, which would go round in circles.
+    if visits[:, retained.num_nodes :].any() or visits.max() > retained.max_visits:
+        raise ValueError("the retained trees were gone on with before; expected new ones from reroot")
 
 
 def _prepared(
@@ -123,6 +108,7 @@ def _prepared(
         num_nodes, max_visits = num_simulations + 1, num_simulations + 1
         tree = new_tree(num_trees, num_nodes, num_actions, settings.known_range, settings.needs_logits)
     else:
+        _check_goes_on(retained)
         tree, num_nodes = retained.tree, retained.num_nodes + num_simulations
         # Rounded up, so that retained trees of all sizes share a few rules.
         max_visits = 1 << (num_simulations + 1 + retained.max_visits).bit_length()

@@ -116,14 +116,14 @@ def stochastic_model(
         answer = decision_step(latent.latent, action)
         if "decision_step" in unchecked:
             _check_afterstate(answer, latent, len(action), num_outcomes)
-            unchecked.remove("decision_step")
+            unchecked.discard("decision_step")
         return _chance_node(answer, latent.to_play, width)
 
     def happen(latent: StochasticLatent, outcome: torch.Tensor) -> Step:
         answer = chance_step(latent.latent, outcome)
         if "chance_step" in unchecked:
             _check_state(answer, latent, len(outcome), num_actions)
-            unchecked.remove("chance_step")
+            unchecked.discard("chance_step")
         return _decision_node(answer, width)
 
     def step(latent: StochasticLatent, action: torch.Tensor) -> Step:

@@ -300,9 +300,11 @@ def test_seed_and_resampling_decide_everything():
 
 
 def test_root_is_left_as_it_was():
-    game, root = Game(3), Game(3).root()
-    open_loop_search(root, game.step, 20, resample, puct(), legal_mask=torch.ones(B, A, dtype=torch.bool))
-    expected = Game(3).root()
+    game = Game(3, with_players=True)
+    root, expected = (Game(3, with_players=True).root() for _ in range(2))
+    root = root._replace(to_play=root.to_play.float())  # which needs no conversion, but a copy
+    open_loop_search(root, game.step, 3, resample, puct(), legal_mask=torch.ones(B, A, dtype=torch.bool))
+    assert torch.equal(root.to_play, expected.to_play.float())
     assert all(torch.equal(left, right) for left, right in zip(root.latent, expected.latent, strict=True))
     assert torch.equal(root.prior_logits, expected.prior_logits)
 

@@ -1,5 +1,6 @@
 """The search: threads, rows, a tree by hand, its inputs and errors. The oracle has files of its own."""
 
+import functools
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from random_game import RandomGame
 from alfish.mcts.records import RootNode, Step
 from alfish.mcts.search import search
 from alfish.mcts.settings import Puct, RegularisedPolicy, SearchSettings, SequentialHalving
+from alfish.mcts.subtree import reroot
 
 
 def puct(unvisited_value=0.0, c1=1.25, c2=19652.0, **shared):
@@ -199,6 +201,7 @@ def test_unusable_answers_are_named(change, message):
         ({"prior_logits": torch.tensor([[0.0, 0.0], [0.0, math.nan]])}, "root.prior_logits of row 1"),
         ({"prior_logits": torch.tensor([[0.0, 0.0], [-math.inf] * 2])}, "row 1 has no legal action"),
         ({"latent": {"x": torch.zeros(3, 1)}}, "root.latent x has the shape"),
+        ({"latent": {"x": torch.zeros(2, 1, device="meta")}}, "root.latent x is on meta; expected cpu"),
     ],
 )
 def test_unusable_roots_are_named(change, message):
@@ -244,6 +247,23 @@ def test_wrong_shapes_of_answers_are_named(change, message):
         search(RootNode(torch.zeros(2, 1), torch.zeros(2, 2), zeros), lambda *_: step, 3, puct())
 
 
+def test_a_later_answer_with_fewer_tensors_is_named():
+    zeros, leaf = torch.zeros(2), torch.zeros(2, 1)
+    latents = iter([(leaf, leaf), (leaf,)])
+    root = RootNode((leaf, leaf), torch.zeros(2, 2), zeros)
+    with pytest.raises(ValueError, match="latent has 1 tensors; expected 2"):
+        search(root, lambda *_: Step(next(latents), zeros, zeros, torch.zeros(2, 2), zeros), 3, puct())
+
+
+def test_retained_trees_are_gone_on_with_once():
+    model, root = constant_model([0.0, 0.0])
+    result = search(root, model, 8, puct())
+    retained = reroot(result, result.visits.argmax(1), 8)
+    search(root, model, 8, puct(), retained=retained)
+    with pytest.raises(ValueError, match="gone on with before; expected new ones from reroot"):
+        search(root, model, 8, puct(), retained=retained)
+
+
 @pytest.mark.parametrize(
     ("record", "wrong"),
     [
@@ -269,3 +289,21 @@ def test_wrong_shapes_of_answers_are_named(change, message):
 def test_unusable_settings_are_named(record, wrong):
     with pytest.raises(ValueError, match=rf"{record.__name__}.{next(iter(wrong))} is .*; expected"):
         record(**wrong)
+
+
+def test_answers_may_be_views_of_the_latents_that_were_given():
+    """The kernels fetch the next latents while they still read the answers."""
+
+    def model(latent, action, copies):
+        reward = latent[:1, 0].expand(4)
+        following = latent.flip(0)
+        if copies:
+            reward, following = reward.clone(), (following + 1.0).clone() - 1.0
+        return Step(following, reward, torch.full((4,), 0.9), following[:, :3], following[:, 0])
+
+    torch.manual_seed(0)
+    root = RootNode(torch.randn(4, 5), torch.randn(4, 3), torch.randn(4))
+    views = search(root, functools.partial(model, copies=False), 30)
+    copied = search(root, functools.partial(model, copies=True), 30)
+    assert torch.equal(views.visits, copied.visits)
+    torch.testing.assert_close(views.value, copied.value)

@@ -90,6 +90,7 @@ def test_a_search_over_candidates_moves_the_mean_towards_the_optimum(name):
     assert after.mean() > 0.5
 
 
+@pytest.mark.learn
 def test_policy_iteration_with_the_candidates_loss_finds_the_optimum():
     # A linear-quadratic step: reward -(a1 - 1.1)^2 - (a2 + 2.3)^2. The second optimum lies beyond the bound of -2,
     # which then takes the half of the probability that it can.

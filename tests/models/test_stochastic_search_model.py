@@ -117,6 +117,7 @@ def test_gin_can_set_it():
     assert searched.step(after.latent, torch.zeros(1).long()).discount.item() == -0.5
 
 
+@pytest.mark.learn
 def test_a_learned_model_is_not_fooled_by_the_risky_branch():
     """The model and the meaning of its four outcomes are learned from random play; the search finds the safe arm."""
     torch.manual_seed(0)

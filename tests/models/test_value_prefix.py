@@ -330,6 +330,7 @@ def test_the_muzero_learner_trains_it():
     assert head.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.learn
 def test_it_learns_prefixes_with_the_reward_loss():
     """Rewards that say the action: +1 or −1. After some steps, the search's rewards are those of the edges."""
     torch.manual_seed(0)
