@@ -10,6 +10,7 @@ from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.checks import check_at_least
 from alfish.data_structures import AlgStep, Progress, TimeStep
+from alfish.mcts.checks import check_rounds
 from alfish.mcts.cuda_graphs import SearchGraphs
 from alfish.mcts.proposals import ProposalSettings, spread_policy, take_candidates
 from alfish.mcts.records import Model, RetainedTrees, RootNode
@@ -64,7 +65,10 @@ class MCTSAlgorithm(Algorithm):
             trees in host memory. On the CPU it changes nothing.
         proposals: draws candidate actions in each node, `@ProposalSettings()`; None searches all actions.
         reuse_trees: if True the next search of an episode goes on with the tree behind the action that was taken. The
-            rows of one call must then be the steps after those of the call before, environment by environment.
+            rows of one call must then be the steps after those of the call before, environment by environment; so it
+            is for `greedy_after_moves`.
+        max_retained_nodes: how many nodes of a tree are reused; a tree of more begins anew, so that trees do not grow
+            for ever where one move after the other is forced. None takes four times the number of simulations.
 
     Raises:
         ValueError: a number is out of range, or two choices do not go together.
@@ -88,6 +92,7 @@ class MCTSAlgorithm(Algorithm):
         search_graphs: SearchGraphs | None = None,
         proposals: ProposalSettings | None = None,
         reuse_trees: bool = False,
+        max_retained_nodes: int | None = None,
     ):
         super().__init__(observation_spec, action_spec)
         if num_evaluation_simulations is None:
@@ -107,7 +112,8 @@ class MCTSAlgorithm(Algorithm):
             )
         self._search_model = search_model(model, discount)
         if reuse_trees:
-            _check_reuse(search_policy, self._search_model)
+            _check_reuse(search_policy, self._search_model, proposals, legal_mask_key)
+        _check_leaves(search_policy, num_simulations, num_evaluation_simulations)
         self._actions = sampled_policy_of(model, action_spec)
         self._sampled_model = self._make_sampled_model(proposals)
         self._num_simulations = num_simulations
@@ -123,6 +129,8 @@ class MCTSAlgorithm(Algorithm):
         self._legal_mask_key = legal_mask_key
         self._run_search = search if search_graphs is None else search_graphs.search
         self._reuse_trees = reuse_trees
+        self._graphs_own_latents = search_graphs is not None
+        self._max_retained_nodes = max_retained_nodes
         # Of the episodes in flight: a resumed run begins new ones, so these are not part of a checkpoint.
         self._moves: torch.Tensor | None = None
         self._last: dict[bool, PolicyOutput] = {}
@@ -155,7 +163,8 @@ class MCTSAlgorithm(Algorithm):
             num_simulations = self._num_simulations if explore else self._num_evaluation_simulations
         legal_mask = None
         if self._legal_mask_key is not None:
-            legal_mask = time_step.observation[self._legal_mask_key] != 0
+            # On a LAST row the game is over, no action need be legal, and the answer is ignored.
+            legal_mask = (time_step.observation[self._legal_mask_key] != 0) | time_step.is_last().unsqueeze(1)
         retained = self._retained(time_step, explore, num_simulations)
         root, step = self._root_and_step(time_step, legal_mask, explore, retained)
         found = self._search_policy(
@@ -169,8 +178,15 @@ class MCTSAlgorithm(Algorithm):
             self._run_search,
         )
         if self._reuse_trees:
-            self._last[explore] = found
+            self._last[explore] = self._kept(found)
         return found
+
+    def _kept(self, found: PolicyOutput) -> PolicyOutput:
+        """A result that later searches leave as it is."""
+        if not self._graphs_own_latents:
+            return found
+        latents = nest.map_structure(torch.clone, found.search.latents)
+        return found._replace(search=found.search._replace(latents=latents))
 
     def _root_and_step(
         self, time_step: TimeStep, legal_mask: torch.Tensor | None, explore: bool, retained: RetainedTrees | None
@@ -209,14 +225,32 @@ class MCTSAlgorithm(Algorithm):
         last = self._last.pop(explore, None)
         if last is None or last.action.shape != time_step.reward.shape:
             return None
-        return reroot(last.search, torch.where(time_step.is_first(), -1, last.action), num_simulations)
+        limit = 4 * num_simulations if self._max_retained_nodes is None else self._max_retained_nodes
+        return reroot(last.search, torch.where(time_step.is_first(), -1, last.action), num_simulations, max(limit, 1))
 
     def after_train_iter(self, progress: Progress) -> None:
         self._temperature = self._temperature_schedule(progress.fraction)
 
 
-def _check_reuse(search_policy: SearchPolicy, search_model: SearchableModel) -> None:
-    if not search_policy.retains_trees:
+def _check_leaves(search_policy: SearchPolicy, *simulations: int) -> None:
+    # A policy of one's own need not have settings.
+    leaves = getattr(getattr(search_policy, "settings", None), "leaves_per_round", 1)
+    for number in simulations:
+        check_rounds(number, leaves)
+
+
+def _check_reuse(
+    search_policy: SearchPolicy,
+    search_model: SearchableModel,
+    proposals: ProposalSettings | None,
+    legal_mask_key: str | None,
+) -> None:
+    if proposals is not None and legal_mask_key is not None:
+        raise ValueError(
+            f"MCTSAlgorithm.reuse_trees is True with proposals and legal_mask_key = {legal_mask_key!r}: the candidates"
+            " that a tree retains were drawn before the mask was known; expected reuse_trees = False"
+        )
+    if not getattr(search_policy, "retains_trees", False):
         raise ValueError(
             f"MCTSAlgorithm.reuse_trees is True and search_policy is {search_policy!r}, which begins each"
             " search anew; expected reuse_trees = False, or a PuctPolicy"

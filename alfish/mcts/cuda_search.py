@@ -187,7 +187,7 @@ class DeviceSearch:
         self._first, self._leaves = room.first, settings.leaves_per_round
         self._rounds = range(self._first, num_nodes, self._leaves)
         self.tree = new_tree(num_trees, num_nodes, num_actions, settings.known_range, with_logits, device)
-        self.rule = kernel_rule(settings, num_nodes, num_simulations, room.max_visits, device)
+        self.rule = kernel_rule(settings, num_simulations, room.max_visits, device)
         self._rows = torch.Size((num_trees * self._leaves,))
         self._edges = torch.zeros((2, *self._rows), dtype=torch.int64, device=device)
         self._zeros = torch.zeros(self._rows, device=device)

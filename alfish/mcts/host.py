@@ -77,7 +77,7 @@ LATENT_FIELDS = 5
     _ACTIONS,
     _NUM_TRIED,
     _CANDIDATES,
-    (_UNTRIED_MASS),
+    _UNTRIED_MASS,
 ) = (4 * place for place in NODE_PLACES.values())
 _PRIORS, _CHILDREN, _EDGE_VISITS, _Q_VALUES, _TRIED, _LOGITS = (4 * place for place in EDGE_PLACES.values())
 
@@ -285,8 +285,8 @@ _read_policy = compile_cached(_policy)
 
 
 @functools.cache
-def _row_address() -> int:
-    """Where the machine code of one row's step is.
+def _compiled_row() -> Any:
+    """The machine code of one row's step, which has an address.
 
     Both batch functions call it there: numba would compile it again within each of them, which takes longer than the
     rest together.
@@ -298,7 +298,7 @@ def _row_address() -> int:
             compiled = numba.cfunc(signature, cache=True, **_OPTIONS)(function)
         except RuntimeError:  # numba found no folder for its store.
             compiled = numba.cfunc(signature, **_OPTIONS)(function)
-    return int(compiled.address or 0)
+    return compiled
 
 
 def address_table(tree: Tree, rule: Rule, num_rows: int, num_latents: int) -> np.ndarray:
@@ -337,11 +337,11 @@ def compiled_advance(table: np.ndarray) -> Iterator[Callable[[int, bool], None]]
     threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     large = num_trees > 1 and threads > 1 and table[NUM_ROWS] * table[NUM_ACTIONS] >= PARALLEL_EDGES
     if not (large and os.getpid() == _import_process and _parallel_lock.acquire(blocking=False)):
-        yield functools.partial(_batch_function(parallel=False), _row_address(), address, num_trees)
+        yield functools.partial(_batch_function(parallel=False), _compiled_row().address, address, num_trees)
         return
     try:
         numba.set_num_threads(threads)
-        yield functools.partial(_batch_function(parallel=True), _row_address(), address, num_trees)
+        yield functools.partial(_batch_function(parallel=True), _compiled_row().address, address, num_trees)
     finally:
         _parallel_lock.release()
 

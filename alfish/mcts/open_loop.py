@@ -114,7 +114,7 @@ class _Trees:
         max_steps = max(1, num_simulations if settings.max_depth is None else min(num_simulations, settings.max_depth))
         self._root, self._settings = root, settings
         self._device = root.prior_logits.device
-        self._rule = kernel_rule(settings, num_nodes, num_simulations, num_nodes, torch.device("cpu"))
+        self._rule = kernel_rule(settings, num_simulations, num_nodes, torch.device("cpu"))
         self._tree = new_tree(num_trees, num_nodes, num_actions, settings.known_range, settings.needs_logits)
         if gumbel is not None:
             self._tree.gumbels.copy_(gumbel)

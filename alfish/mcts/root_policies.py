@@ -56,9 +56,9 @@ def improvement_of(halving: SequentialHalving) -> ImprovedPolicy:
 
 
 def _read(result: SearchResult, policy: ImprovedPolicy | RegularisedPolicy, kind: int) -> torch.Tensor:
-    num_nodes, max_visits = result.tree.visits.shape[1], result.rule.exploration.shape[1] - 1
+    max_visits = result.rule.exploration.shape[1] - 1
     settings = dataclasses.replace(result.settings, root=policy)
-    reading = kernel_rule(settings, num_nodes, 0, max_visits, result.tree.visits.device)
+    reading = kernel_rule(settings, 0, max_visits, result.tree.visits.device)
     if result.tree.visits.is_cuda:
         return cuda_search.read_policy(result.tree, reading, kind)
     return read_policy(result.tree, reading, kind).to(result.visits.device)

@@ -115,4 +115,4 @@ def _prepared(
     if gumbel is not None:
         tree.gumbels.copy_(gumbel)
     tree.seeds.copy_(tree_seeds(num_trees, seed, "cpu"))
-    return tree, kernel_rule(settings, num_nodes, num_simulations, max_visits, torch.device("cpu"))
+    return tree, kernel_rule(settings, num_simulations, max_visits, torch.device("cpu"))

@@ -226,15 +226,15 @@ def kernel_kind(chosen: RootRule) -> int:
     return {Puct: rule.PUCT, ImprovedPolicy: rule.IMPROVED, SequentialHalving: rule.HALVING}[type(chosen)]
 
 
+_NO_LIMIT = np.iinfo(np.int32).max
+
+
 @functools.lru_cache(maxsize=64)
-def kernel_rule(
-    settings: SearchSettings, num_nodes: int, num_simulations: int, max_visits: int, device: torch.device
-) -> Rule:
+def kernel_rule(settings: SearchSettings, num_simulations: int, max_visits: int, device: torch.device) -> Rule:
     """The settings as the kernels read them.
 
     Args:
         settings: the settings.
-        num_nodes: N.
         num_simulations: of the search.
         max_visits: the most visits that a node can have.
         device: where the kernels run.
@@ -245,7 +245,7 @@ def kernel_rule(
     exploration = np.zeros((2, max_visits + 1), np.float32)
     visits = np.arange(max_visits + 1)
     choices[:, rule.RANGE] = rule.RANGE_NODE if settings.value_range == "node" else rule.RANGE_TREE
-    choices[:, rule.MAX_DEPTH] = num_nodes if settings.max_depth is None else settings.max_depth
+    choices[:, rule.MAX_DEPTH] = _NO_LIMIT if settings.max_depth is None else min(settings.max_depth, _NO_LIMIT)
     choices[:, rule.TIES] = rule.TIES_RANDOM if settings.tie_breaking == "random" else rule.TIES_LOWEST
     choices[:, rule.CHANCE_RULE] = rule.CHANCE_SAMPLED if settings.chance == "sampled" else rule.CHANCE_BALANCED
     choices[:, rule.LEAVES] = settings.leaves_per_round

@@ -5,10 +5,12 @@ import torch
 from alfish import nest
 from alfish.checks import check_at_least
 from alfish.mcts.records import RetainedTrees, SearchResult
-from alfish.mcts.tree import DECISION, NO_PARENT, new_tree, node_records
+from alfish.mcts.tree import DECISION, NO_PARENT, Tree, new_tree, node_records
 
 
-def reroot(result: SearchResult, action: torch.Tensor, num_simulations: int) -> RetainedTrees:
+def reroot(
+    result: SearchResult, action: torch.Tensor, num_simulations: int, max_nodes: int | None = None
+) -> RetainedTrees:
     """The trees below one action of each root, for the next search.
 
     Args:
@@ -17,6 +19,8 @@ def reroot(result: SearchResult, action: torch.Tensor, num_simulations: int) -> 
             was not visited, ends the game, or leads to a chance node, whose outcome is not known here, begins
             anew too.
         num_simulations: of the next search.
+        max_nodes: a row of which more nodes are left begins anew; None for any number. Where moves are forced,
+            all nodes are left each time, and trees would grow for ever.
 
     Returns:
         Trees with room for the nodes that are left and the next simulations. The statistics of nodes and edges are
@@ -27,10 +31,14 @@ def reroot(result: SearchResult, action: torch.Tensor, num_simulations: int) -> 
         ValueError: an action is not one of the root's, or `num_simulations` is negative.
     """
     check_at_least("num_simulations", num_simulations, 0)
+    if max_nodes is not None:
+        check_at_least("max_nodes", max_nodes, 1)
     tree, settings = result.tree, result.settings
     num_trees, _, num_actions = tree.priors.shape
     action = _checked(action, num_trees, num_actions).to(tree.children.device)
     kept = _below(result, action)
+    if max_nodes is not None:
+        kept &= kept.sum(1, keepdim=True) <= max_nodes
     place = torch.where(kept, kept.cumsum(1) - 1, NO_PARENT)  # of each old node; a child comes after its parent
     num_nodes = max(int(kept.sum(1).max()), 1)
     old = torch.zeros((num_trees, num_nodes + 1), dtype=torch.int64, device=place.device)
@@ -54,14 +62,19 @@ def reroot(result: SearchResult, action: torch.Tensor, num_simulations: int) -> 
     _renumber(new.children[:, :num_nodes], place, filled)
     new.parents[:, 0] = NO_PARENT
     new.rewards[:, 0], new.discounts[:, 0], new.actions[:, 0] = 0.0, 1.0, 0
-    visited = (new.children >= 0) & (new.visits > 0).unsqueeze(2)
-    low = torch.where(visited, new.q_values, torch.inf).amin((1, 2))
-    high = torch.where(visited, new.q_values, -torch.inf).amax((1, 2))
-    new.value_range[:, 0] = torch.minimum(new.value_range[:, 0], low)
-    new.value_range[:, 1] = torch.maximum(new.value_range[:, 1], high)
+    _widen_range(new)
     rows = torch.arange(num_trees, device=old.device)
     latents = nest.map_structure(lambda leaf: leaf[old.T.to(leaf.device), rows.to(leaf.device)], result.latents)
     return RetainedTrees(new, latents, num_nodes, int(new.visits.max()))
+
+
+def _widen_range(tree: Tree) -> None:
+    """Widens the range of values to that of all edges."""
+    visited = (tree.children >= 0) & (tree.visits > 0).unsqueeze(2)
+    low = torch.where(visited, tree.q_values, torch.inf).amin((1, 2))
+    high = torch.where(visited, tree.q_values, -torch.inf).amax((1, 2))
+    tree.value_range[:, 0] = torch.minimum(tree.value_range[:, 0], low)
+    tree.value_range[:, 1] = torch.maximum(tree.value_range[:, 1], high)
 
 
 def _checked(action: torch.Tensor, num_trees: int, num_actions: int) -> torch.Tensor:

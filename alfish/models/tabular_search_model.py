@@ -53,6 +53,8 @@ class TabularSearchModel:
         self._reward = outcomes.reward
         self._discount = torch.where(outcomes.ends, 0.0, discount)
         self._legal = rules.legal_mask(torch.arange(rules.num_states, device=rules.initial_state(1).device)).cpu()
+        # In a finished state nothing need be legal; what is answered there is ignored.
+        self._legal |= ~self._legal.any(dim=1, keepdim=True)
         self._num_outcomes = self._probability.shape[2]
         self._step = stochastic_model(self._decide, self._happen, rules.num_actions, self._num_outcomes, by_mask)
 

@@ -7,7 +7,9 @@ from muzero_parts import ACTION, OBSERVATION, PlainModel, small_model
 from alfish import specs
 from alfish.algorithms.mcts_algorithm import MCTSAlgorithm
 from alfish.data_structures import Progress, StepType, time_step_spec
+from alfish.mcts.proposals import ProposalSettings
 from alfish.mcts.search_policies import GumbelPolicy, PuctPolicy
+from alfish.mcts.settings import SearchSettings
 from alfish.ops.schedules import StepSchedule
 from alfish.specs import BoundedTensorSpec, TensorSpec
 
@@ -184,6 +186,59 @@ def test_trees_are_reused_within_an_episode_only():
     kept[1] = 0
     assert (kept[[0, 2]] > 0).all()
     assert torch.equal(after.search.visits.sum(1), kept.int() + 8)
+
+
+def test_a_finished_game_without_legal_actions_is_no_error():
+    """Rollouts hold LAST rows, whose answer is ignored."""
+
+    class Masked(PlainModel):
+        def encode(self, observation):
+            return super().encode(observation["board"])
+
+    observation_spec = {"board": TensorSpec((1,)), "legal": TensorSpec((2,), torch.int8)}
+    model = Masked(logits=(0.0, 0.0))
+    algorithm = MCTSAlgorithm(observation_spec, ACTION, model, 0.9, num_simulations=4, legal_mask_key="legal")
+    step = specs.zeros(time_step_spec(observation_spec, ACTION), (1,))
+    step.step_type[:] = StepType.LAST
+    with torch.inference_mode():
+        assert algorithm.rollout_step(step, ()).output.shape == (1,)
+        step.step_type[:] = StepType.MID
+        with pytest.raises(ValueError, match="row 0 has no legal action"):
+            algorithm.rollout_step(step, ())
+
+
+def test_reused_trees_do_not_grow_for_ever():
+    """With one action every node is left after each move."""
+    spec = BoundedTensorSpec((), torch.int64, 0, 0)
+    algorithm = make(PlainModel(logits=(0.0,)), spec, num_simulations=5, reuse_trees=True, max_retained_nodes=12)
+    step = rows(2, TensorSpec((1,)))
+    step.step_type[:] = StepType.MID
+    with torch.inference_mode():
+        sizes = [algorithm.search(step, explore=False).search.tree.visits.shape[1] for _ in range(8)]
+    assert max(sizes) <= 12 + 5
+    assert sizes[1] > sizes[0]
+
+
+def test_candidates_of_a_retained_tree_know_no_mask():
+    observation_spec = {"board": TensorSpec((1,)), "legal": TensorSpec((2,), torch.int8)}
+    with pytest.raises(ValueError, match="reuse_trees is True with proposals and legal_mask_key = 'legal'"):
+        MCTSAlgorithm(
+            observation_spec,
+            ACTION,
+            PlainModel(logits=(0.0, 0.0)),
+            0.9,
+            num_simulations=4,
+            legal_mask_key="legal",
+            proposals=ProposalSettings(2),
+            reuse_trees=True,
+        )
+
+
+@pytest.mark.parametrize("name", ["num_simulations", "num_evaluation_simulations"])
+def test_simulations_that_are_not_whole_rounds_are_refused_when_it_is_made(name):
+    policy = PuctPolicy(SearchSettings(leaves_per_round=4))
+    with pytest.raises(ValueError, match="num_simulations is 6; expected a multiple of leaves_per_round, 4"):
+        make(search_policy=policy, **{name: 6})
 
 
 def test_sequential_halving_has_no_trees_to_reuse():

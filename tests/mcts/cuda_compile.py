@@ -55,7 +55,7 @@ def toolkit_is_missing():
 
 
 def compile_all():
-    tree, rule = new_tree(2, 5, 3), kernel_rule(SearchSettings(), 5, 4, 5, torch.device("cpu"))
+    tree, rule = new_tree(2, 5, 3), kernel_rule(SearchSettings(), 4, 5, torch.device("cpu"))
     numbers, edges = torch.zeros(2), torch.zeros((2, 2), dtype=torch.int64)
     answers = Answers(numbers, numbers, numbers, torch.zeros(2, 3), numbers, numbers)
     records = [cuda_kernels._type(record) for record in (tree, rule, answers, edges, torch.zeros(2, 3))]

@@ -121,7 +121,7 @@ def test_the_kernels_run_uncompiled(name):
     root = RootNode((), torch.from_numpy(answers[0, :, 2:]), torch.from_numpy(answers[0, :, 1]))
     compiled = search(root, model, num_simulations, settings)
 
-    rule = Rule(*(tensor.numpy() for tensor in kernel_rule(settings, 13, num_simulations, 13, torch.device("cpu"))))
+    rule = Rule(*(tensor.numpy() for tensor in kernel_rule(settings, num_simulations, 13, torch.device("cpu"))))
     tree = Tree(*(tensor.numpy() for tensor in new_tree(B, num_simulations + 1, A, None, settings.needs_logits)))
     tree.seeds[:] = compiled.tree.seeds
     edges = np.zeros((2, B), np.int64)

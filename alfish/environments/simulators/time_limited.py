@@ -33,11 +33,16 @@ class TimeLimited:
         max_steps: at least 1.
 
     Raises:
-        ValueError: `max_steps` is below 1.
+        ValueError: `max_steps` is below 1, or the simulator's states must be released.
     """
 
     def __init__(self, simulator: Simulator, max_steps: int):
         check_at_least("max_steps", max_steps, 1)
+        if hasattr(simulator, "release"):
+            raise ValueError(
+                f"TimeLimited.simulator is a {type(simulator).__name__}, which holds copies of environments; expected"
+                " one without. Limit the environment itself: gymnasium.make(..., max_episode_steps=...)"
+            )
         self.num_actions = simulator.num_actions
         self.num_random = simulator.num_random
         self._simulator = simulator
