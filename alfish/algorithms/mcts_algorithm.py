@@ -10,7 +10,6 @@ from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.checks import check_at_least
 from alfish.data_structures import AlgStep, Progress, TimeStep
-from alfish.mcts.checks import check_rounds
 from alfish.mcts.cuda_graphs import SearchGraphs
 from alfish.mcts.proposals import ProposalSettings, spread_policy, take_candidates
 from alfish.mcts.records import Model, RetainedTrees, RootNode
@@ -113,7 +112,7 @@ class MCTSAlgorithm(Algorithm):
         self._search_model = search_model(model, discount)
         if reuse_trees:
             _check_reuse(search_policy, self._search_model, proposals, legal_mask_key)
-        _check_leaves(search_policy, num_simulations, num_evaluation_simulations)
+        _check_policy(search_policy, num_simulations, num_evaluation_simulations)
         self._actions = sampled_policy_of(model, action_spec)
         self._sampled_model = self._make_sampled_model(proposals)
         self._num_simulations = num_simulations
@@ -232,11 +231,19 @@ class MCTSAlgorithm(Algorithm):
         self._temperature = self._temperature_schedule(progress.fraction)
 
 
-def _check_leaves(search_policy: SearchPolicy, *simulations: int) -> None:
+def _check_policy(search_policy: SearchPolicy, *simulations: int) -> None:
+    if isinstance(search_policy, type) or not callable(search_policy):
+        raise ValueError(
+            f"MCTSAlgorithm.search_policy is {search_policy!r}; expected a policy, such as @PuctPolicy() with its"
+            " brackets"
+        )
     # A policy of one's own need not have settings.
     leaves = getattr(getattr(search_policy, "settings", None), "leaves_per_round", 1)
-    for number in simulations:
-        check_rounds(number, leaves)
+    for name, number in zip(("num_simulations", "num_evaluation_simulations"), simulations, strict=True):
+        if number % leaves:
+            raise ValueError(
+                f"MCTSAlgorithm.{name} is {number}; expected a multiple of SearchSettings.leaves_per_round, {leaves}"
+            )
 
 
 def _check_reuse(

@@ -35,6 +35,8 @@ def check_root(root: RootNode, num_simulations: int, legal_mask: torch.Tensor | 
         raise ValueError(f"root.prior_logits has the shape {tuple(logits.shape)}; expected [B, A], both at least 1")
     num_trees, num_actions = logits.shape
     _check_shape("root.value", root.value, (num_trees,))
+    if root.to_play is not None:
+        _check_shape("root.to_play", root.to_play, (num_trees,))
     for path, leaf in nest.leaves_with_paths(root.latent):
         if leaf.dim() == 0 or leaf.shape[0] != num_trees:
             shape = tuple(leaf.shape)
@@ -54,6 +56,9 @@ def check_root(root: RootNode, num_simulations: int, legal_mask: torch.Tensor | 
 
 def check_root_numbers(values: np.ndarray, logits: np.ndarray) -> None:
     """Checks the values `[B]` and masked logits `[B, A]` of the roots."""
+    # All that the rest looks for at once: NaN and inf are not finite, nor is the largest of logits that are all -inf.
+    if np.isfinite(logits.max(axis=1)).all() and (np.abs(values) <= LARGEST_Q).all():
+        return
     if not (usable := np.abs(values) <= LARGEST_Q).all():
         row = int(np.argmin(usable))
         raise ValueError(f"root.value is {values[row]} in row {row}; expected finite values. Check the model's output")
@@ -71,6 +76,10 @@ def check_root_numbers(values: np.ndarray, logits: np.ndarray) -> None:
 
 
 def _check_shape(what: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise ValueError(f"{what} is a {type(tensor).__name__}; expected a torch tensor of the shape {shape}")
+    if tensor.is_neg() or tensor.is_conj():
+        raise ValueError(f"{what} is a lazily negated or conjugated view; expected its resolve_neg() or resolve_conj()")
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{what} has the shape {tuple(tensor.shape)}; expected {shape}")
 
@@ -91,6 +100,11 @@ def check_step(step: Step, root: RootNode, rows: int) -> None:
     nest.check_same_structure(root.latent, step.latent, "the model's latent")
     for (path, expected), leaf in zip(nest.leaves_with_paths(root.latent), nest.leaves(step.latent), strict=True):
         _check_shape(f"the model's latent {path}", leaf, (rows, *expected.shape[1:]))
+        if not torch.can_cast(leaf.dtype, expected.dtype):
+            raise ValueError(
+                f"the model's latent {path} has the dtype {leaf.dtype}; expected {expected.dtype}, as root.latent has,"
+                " or one that fits into it"
+            )
 
 
 def check_rounds(num_simulations: int, leaves_per_round: int) -> None:

@@ -29,24 +29,27 @@ class HostExchange:
         leaves = [leaf.detach() for leaf in nest.leaves(root.latent)]
         num_nodes = tree.visits.shape[1]
         self._structure = nest.structure(root.latent)
+        self._is_tensor = isinstance(root.latent, torch.Tensor)
         self._stores = [leaf.new_empty((num_nodes, *leaf.shape)) for leaf in leaves]
         # Two, in turns: the kernels fetch latents into the one while the model's answers may be views of the other.
         self._gathered, self._spare = ([leaf.new_empty((rows, *leaf.shape[1:])) for leaf in leaves] for _ in range(2))
-        self._edges = torch.zeros((2, rows), dtype=torch.int64)
+        self._edges = torch.zeros((2, rows), dtype=torch.int64, device="cpu")
+        actions = torch.zeros(rows, dtype=torch.int64, device="cpu")
         self._question, self._next_question = (
-            (nest.unflatten(self._structure, buffers), self._edges[1]) for buffers in (self._gathered, self._spare)
+            (nest.unflatten(self._structure, buffers), actions) for buffers in (self._gathered, self._spare)
         )
         self._rows_shape = torch.Size((rows,))
         self._logits_shape = torch.Size((rows, tree.priors.shape[2]))
-        self._zero = torch.zeros(1)
+        # What torch makes by default may be of another type, or elsewhere.
+        self._zero = torch.zeros(1, dtype=torch.float32, device="cpu")
         self._zero_address = self._zero.data_ptr()
         # What the table points at, kept alive.
         self._held: object = (tree, rule)
         self._answers: object = ()
-        self._has_optional = False
+        self._has_players, self._has_chance = root.to_play is not None, False
         self.table = host.address_table(tree, rule, rows, len(leaves))
         self._entries = memoryview(self.table)  # type: ignore[arg-type]
-        self.table[host.EDGES] = self._edges.data_ptr()
+        self.table[host.EDGES], self.table[host.ACTIONS] = self._edges.data_ptr(), actions.data_ptr()
         self.table[host.PLAYER], self.table[host.CHANCE] = self._zero_address, self._zero_address
         self._places = [host.LATENTS + host.LATENT_FIELDS * index for index in range(len(leaves))]
         for place, store, gathered in zip(self._places, self._stores, self._gathered, strict=True):
@@ -61,14 +64,13 @@ class HostExchange:
         for store, leaf in zip(self._stores, nest.leaves(root.latent), strict=True):
             store[0].copy_(leaf.detach())
         values, logits, players = root_answers(root, legal_mask)
-        reward, discount = self._zero, torch.ones(1)
+        reward, discount = self._zero, torch.ones_like(self._zero)
         self._answers = (values, logits, players, discount)
         entries = self._entries
         places = (host.REWARD, host.DISCOUNT, host.VALUE)
         for place, tensor in zip(places, (reward, discount, values), strict=True):
             entries[place], entries[place + 1] = tensor.data_ptr(), 4 * (len(tensor) > 1)
-        if root.to_play is not None:
-            self._has_optional = True
+        if self._has_players:
             entries[host.PLAYER], entries[host.PLAYER + 1] = players.data_ptr(), 4
         entries[host.LOGITS], entries[host.LOGITS + 1] = logits.data_ptr(), 4 * logits.shape[1]
         entries[host.LOGITS + 2] = 4
@@ -106,17 +108,25 @@ class HostExchange:
         table[host.LOGITS] = logits.data_ptr()
         table[host.LOGITS + 1], table[host.LOGITS + 2] = 4 * strides[0], 4 * strides[1]
         optional: object = ()
-        if step.to_play is not None or step.is_chance is not None or self._has_optional:
-            self._has_optional = True
+        if step.to_play is not None or step.is_chance is not None or self._has_players or self._has_chance:
+            if (step.to_play is not None) != self._has_players:
+                raise ValueError(
+                    "the model's to_play came or went in the middle of a search; expected it always or never"
+                )
+            self._has_chance = self._has_chance or step.is_chance is not None
             optional = (
                 self._receive_optional(host.PLAYER, "to_play", step.to_play),
                 self._receive_optional(host.CHANCE, "is_chance", step.is_chance),
             )
         # A latent that is a single tensor is the common case, and taking a nest apart takes its time.
-        latents = (step.latent,) if isinstance(step.latent, torch.Tensor) else nest.leaves(step.latent)
-        if len(latents) != len(self._places):
+        if isinstance(step.latent, torch.Tensor) and self._is_tensor:
+            latents = [step.latent]
+        elif nest.structure(step.latent) == self._structure:
+            latents = nest.leaves(step.latent)
+        else:
             raise ValueError(
-                f"the model's latent has {len(latents)} tensors; expected {len(self._places)}, as in its first answer"
+                f"the model's latent is now {nest.structure(step.latent)}; expected {self._structure}, as in its first"
+                " answer"
             )
         kept = list(map(self._receive_latent, self._places, latents, self._spare))
         self._answers = (reward, discount, value, logits, optional, kept)
@@ -137,6 +147,8 @@ class HostExchange:
                 raise ValueError(
                     f"the model's latent has the shape {tuple(latent.shape)}; expected {tuple(spare.shape)}"
                 )
+            if not torch.can_cast(latent.dtype, spare.dtype):
+                raise ValueError(f"the model's latent has the dtype {latent.dtype}; expected {spare.dtype}")
             latent = latent.to(spare)
         entries = self._entries
         stride = entries[place + host.ROW_BYTES]
@@ -169,12 +181,13 @@ class DeviceExchange:
         self._structure = nest.structure(root.latent)
         self._stores = [leaf.new_empty((num_nodes, *leaf.shape)) for leaf in leaves]
         pinned = self._device.type == "cuda"
-        self._edges = torch.zeros((2, rows), dtype=torch.int64, pin_memory=pinned)
+        self._edges = torch.zeros((2, rows), dtype=torch.int64, device="cpu", pin_memory=pinned)
         # Reward, discount, value, to_play, is_chance, then the logits.
-        self._answers = torch.zeros((rows, 5 + num_actions), pin_memory=pinned)
+        shape = (rows, 5 + num_actions)
+        self._answers = torch.zeros(shape, dtype=torch.float32, device="cpu", pin_memory=pinned)
         self._held: object = (tree, rule)
         self.table = host.address_table(tree, rule, rows, 0)
-        self.table[host.EDGES] = self._edges.data_ptr()
+        self.table[host.EDGES], self.table[host.ACTIONS] = self._edges.data_ptr(), self._edges[1].data_ptr()
         for column, place in enumerate((host.REWARD, host.DISCOUNT, host.VALUE, host.PLAYER, host.CHANCE)):
             self.table[place : place + 2] = self._answers[:, column].data_ptr(), 4 * (5 + num_actions)
         self.table[host.LOGITS : host.LOGITS + 3] = self._answers[:, 5:].data_ptr(), 4 * (5 + num_actions), 4

@@ -53,7 +53,9 @@ NODES, VALUE_RANGE, GUMBELS, SEEDS, FAULTS = range(10, 15)
 RULE = 15
 """Where the addresses of the rule's fields begin, then that of `edges`, then those of the answers."""
 EDGES = RULE + len(Rule._fields)
-ANSWERS = EDGES + 1
+ACTIONS = EDGES + 1
+"""The address of the actions that the model is given, `[rows]` int64: a copy, which it may change."""
+ANSWERS = ACTIONS + 1
 """Where the addresses of the answers begin, each followed by its strides, in bytes."""
 REWARD, DISCOUNT, VALUE, LOGITS, PLAYER, CHANCE = (ANSWERS + offset for offset in (0, 2, 4, 6, 9, 11))
 NUM_LATENTS = ANSWERS + 13
@@ -208,7 +210,9 @@ def advance_row(table: np.ndarray, row: int, node: int, more: bool) -> None:
                 copy_bytes(source, target, table[at + ROW_BYTES])
     advance(tree_at(table), rule_at(table), answers_at(table), edges, row, node, more)
     if more:
+        actions = _long1(table[ACTIONS], (table[NUM_ROWS],), (8,))
         for answer in range(row * leaves, (row + 1) * leaves):
+            actions[answer] = edges[1, answer]
             for latent in range(table[NUM_LATENTS]):
                 at = LATENTS + LATENT_FIELDS * latent
                 source = table[at + STORE] + edges[0, answer] * table[at + ROW_BYTES]
@@ -307,6 +311,11 @@ def address_table(tree: Tree, rule: Rule, num_rows: int, num_latents: int) -> np
     The tensors must be in host memory, the tree's as `new_tree` makes them, and outlive the table's use.
     """
     num_trees, num_nodes, num_actions = tree.priors.shape
+    if tree.priors.data_ptr() - tree.visits.data_ptr() != _PRIORS or tree.visits.device.type != "cpu":
+        raise ValueError(
+            f"the fields of the tree, on {tree.visits.device}, are not views of one buffer in host memory; expected a"
+            " tree as a search on the CPU returns it. Copy it with copy.deepcopy, not field by field"
+        )
     table = np.zeros(LATENTS + LATENT_FIELDS * num_latents, np.int64)
     table[:NODES] = (
         num_trees,
@@ -354,7 +363,7 @@ def _batch_function(parallel: bool) -> Callable[..., None]:
 def read_policy(tree: Tree, rule: Rule, kind: int) -> torch.Tensor:
     """What the searches found for their roots, `[B, A]` float32; `kind` is `rule.POLICY_VISITS` or a sibling."""
     num_trees, _, num_actions = tree.priors.shape
-    out = torch.empty(num_trees, num_actions)
+    out = torch.empty((num_trees, num_actions), dtype=torch.float32, device="cpu")
     compiled = ready(_read_policy, np.zeros(LATENTS, np.int64), 0, np.empty((0, 1), np.float32))
     compiled(address_table(tree, rule, num_trees, 0), kind, out.numpy())
     return out
@@ -365,6 +374,8 @@ def ready(function: Any, *arguments: Any) -> Callable[..., None]:
 
     The arguments are those of a call for no trees.
     """
+    if not hasattr(function, "signatures"):
+        raise RuntimeError("NUMBA_DISABLE_JIT is set, and the search needs compiled kernels; unset it")
     if not function.signatures:
         with event.install_listener("numba:compile", _LogCompilation()):
             function(*arguments)

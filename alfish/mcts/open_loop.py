@@ -120,11 +120,11 @@ class _Trees:
             self._tree.gumbels.copy_(gumbel)
         self._tree.seeds.copy_(tree_seeds(num_trees, seed, "cpu"))
         values, logits, players = root_answers(root, legal_mask)
-        zeros = torch.zeros(num_trees)
+        zeros = torch.zeros_like(values)
         self._received = Answers(zeros.clone(), zeros.clone(), values, logits, players, zeros)
-        self._actions = torch.zeros(num_trees, dtype=torch.int64)
-        self._active = torch.zeros(num_trees, dtype=torch.bool)
-        self._leaf_values = torch.zeros(num_trees)
+        self._actions = torch.zeros_like(values, dtype=torch.int64)
+        self._active = torch.zeros_like(values, dtype=torch.bool)
+        self._leaf_values = torch.zeros_like(values)
         walk = Walk(
             node=np.zeros(num_trees, np.int32),
             depth=np.zeros(num_trees, np.int32),
@@ -149,7 +149,7 @@ class _Trees:
         any_active = self._advance(simulation, BEGIN)
         while any_active:
             active = self._active.to(self._device, copy=True) if keep_ends else None
-            step = model(latent, self._actions.to(self._device))
+            step = model(latent, self._actions.to(self._device, copy=True))  # a copy, which it may change
             if simulation == 1:
                 _check_first_step(step, self._root)
             self._receive(step)

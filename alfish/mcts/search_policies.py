@@ -110,6 +110,7 @@ class PuctPolicy:
     learn: RootPolicy = "visits"
 
     def __post_init__(self) -> None:
+        check_setting(self, "settings", isinstance(self.settings, SearchSettings), "a SearchSettings, from gin with ()")
         halves = isinstance(self.settings.root, SequentialHalving)
         check_setting(self, "settings", not halves, "a root that is not SequentialHalving; GumbelPolicy acts with that")
         check_setting(self, "dirichlet_alpha", 0 < self.dirichlet_alpha < math.inf, "a finite number above 0")
@@ -165,6 +166,7 @@ class GumbelPolicy:
     gumbel_scale: float = 1.0
 
     def __post_init__(self) -> None:
+        check_setting(self, "settings", isinstance(self.settings, SearchSettings), "a SearchSettings, from gin with ()")
         halves = isinstance(self.settings.root, SequentialHalving)
         check_setting(self, "settings", halves, "a root of SequentialHalving; PuctPolicy acts with the others")
         check_setting(self, "gumbel_scale", 0 <= self.gumbel_scale < math.inf, "a finite number, at least 0")

@@ -22,6 +22,10 @@ def check_setting(owner: object, name: str, valid: object, expected: str) -> Non
         raise ValueError(f"{type(owner).__name__}.{name} is {getattr(owner, name)!r}; expected {expected}")
 
 
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
+
+
 def _check_exploration(settings: "Puct | RegularisedPolicy") -> None:
     unvisited = settings.unvisited_value
     valid = unvisited in ("parent", "siblings") if isinstance(unvisited, str) else abs(unvisited) <= LARGEST_WEIGHT
@@ -106,7 +110,7 @@ class SequentialHalving:
     value_scale: float = 0.1
 
     def __post_init__(self) -> None:
-        check_setting(self, "max_considered", self.max_considered >= 1, "a whole number of at least 1")
+        check_setting(self, "max_considered", _is_count(self.max_considered), "a whole number of at least 1")
         _check_value_pressure(self)
 
 
@@ -196,11 +200,14 @@ class SearchSettings:
         least = self.minimum_range
         check_setting(self, "minimum_range", 1e-37 <= least <= 1e37, "a number between 1e-37 and 1e37")
         check_setting(
-            self, "max_depth", self.max_depth is None or self.max_depth >= 1, "a whole number of at least 1, or None"
+            self,
+            "max_depth",
+            self.max_depth is None or _is_count(self.max_depth),
+            "a whole number of at least 1, or None",
         )
         check_setting(self, "tie_breaking", self.tie_breaking in ("lowest", "random"), '"lowest" or "random"')
         check_setting(self, "chance", self.chance in ("balanced", "sampled"), '"balanced" or "sampled"')
-        check_setting(self, "leaves_per_round", self.leaves_per_round >= 1, "a whole number of at least 1")
+        check_setting(self, "leaves_per_round", _is_count(self.leaves_per_round), "a whole number of at least 1")
 
     @property
     def known_range(self) -> tuple[float, float] | None:

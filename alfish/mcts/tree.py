@@ -127,17 +127,18 @@ def new_tree(
         device: where the tensors are.
     """
     words, width = node_words(num_actions, with_logits), edge_words(with_logits)
-    floats = torch.zeros((num_trees, num_nodes, words), device=device)
+    floats = torch.zeros((num_trees, num_nodes, words), dtype=torch.float32, device=device)
     integers = floats.view(torch.int32)
     # All views of a kind in one call: in a small search, making the record takes as long as a few simulations.
-    nodes, edges = len(_NODE_FIELDS), (len(_NODE_FIELDS), num_actions * width)
+    nodes, edges = len(_NODE_FIELDS), (num_trees, num_nodes, num_actions, width)
+    strides = (num_nodes * words, words, width, 1)
     of_nodes = {
         torch.float32: floats.narrow(2, 0, nodes).unbind(2),
         torch.int32: integers.narrow(2, 0, nodes).unbind(2),
     }
     of_edges = {
-        torch.float32: floats.narrow(2, *edges).unflatten(2, (num_actions, width)).unbind(3),
-        torch.int32: integers.narrow(2, *edges).unflatten(2, (num_actions, width)).unbind(3),
+        torch.float32: floats.as_strided(edges, strides, nodes).unbind(3),
+        torch.int32: integers.as_strided(edges, strides, nodes).unbind(3),
     }
     fields = {name: of_nodes[_dtype(name)][place] for name, place in NODE_PLACES.items()}
     for place, name in enumerate(_EDGE_FIELDS[:width]):
@@ -146,10 +147,10 @@ def new_tree(
         fields["logits"] = floats[:, :, :0]
     tree = Tree(
         **fields,
-        value_range=torch.empty((num_trees, 2), device=device),
-        gumbels=torch.zeros((num_trees, num_actions), device=device),
+        value_range=torch.empty((num_trees, 2), dtype=torch.float32, device=device),
+        gumbels=torch.zeros((num_trees, num_actions), dtype=torch.float32, device=device),
         seeds=torch.zeros(num_trees, dtype=torch.int64, device=device),
-        faults=torch.zeros((num_trees, 3), device=device),
+        faults=torch.zeros((num_trees, 3), dtype=torch.float32, device=device),
     )
     _mark_empty(tree, known_range)
     return tree

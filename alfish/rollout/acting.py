@@ -8,7 +8,7 @@ import torch
 
 from alfish import nest, specs
 from alfish.algorithms.algorithm import Algorithm
-from alfish.data_structures import AlgStep, Experience, TimeStep
+from alfish.data_structures import AlgStep, Experience, StepType, TimeStep
 from alfish.networks.preprocessing import ObservationTransform
 from alfish.rollout.window import Answers
 
@@ -108,7 +108,10 @@ def experience_specs(
     training = algorithm.training
     algorithm.eval()
     with torch.inference_mode(), random_numbers_kept(device):
-        answer = Actor(algorithm, transform, num_envs, device).rollout(specs.zeros(row_specs, (num_envs,)))
+        row = specs.zeros(row_specs, (num_envs,))
+        # At an episode's end no action need be legal, as none is in a mask of zeros.
+        row.step_type.fill_(StepType.LAST)
+        answer = Actor(algorithm, transform, num_envs, device).rollout(row)
     algorithm.train(training)
     return Experience(row_specs, *specs.spec_of(answer, outer_dims=1))
 

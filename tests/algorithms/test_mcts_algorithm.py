@@ -237,7 +237,9 @@ def test_candidates_of_a_retained_tree_know_no_mask():
 @pytest.mark.parametrize("name", ["num_simulations", "num_evaluation_simulations"])
 def test_simulations_that_are_not_whole_rounds_are_refused_when_it_is_made(name):
     policy = PuctPolicy(SearchSettings(leaves_per_round=4))
-    with pytest.raises(ValueError, match="num_simulations is 6; expected a multiple of leaves_per_round, 4"):
+    with pytest.raises(
+        ValueError, match=rf"MCTSAlgorithm.{name} is 6; expected a multiple of SearchSettings.leaves_per_round, 4"
+    ):
         make(search_policy=policy, **{name: 6})
 
 

@@ -1,5 +1,6 @@
 """The search: threads, rows, a tree by hand, its inputs and errors. The oracle has files of its own."""
 
+import copy
 import functools
 import math
 
@@ -8,9 +9,11 @@ import torch
 from random_game import RandomGame
 
 from alfish.mcts.records import RootNode, Step
+from alfish.mcts.root_policies import root_policy
 from alfish.mcts.search import search
 from alfish.mcts.settings import Puct, RegularisedPolicy, SearchSettings, SequentialHalving
 from alfish.mcts.subtree import reroot
+from alfish.mcts.tree import Tree
 
 
 def puct(unvisited_value=0.0, c1=1.25, c2=19652.0, **shared):
@@ -251,7 +254,7 @@ def test_a_later_answer_with_fewer_tensors_is_named():
     zeros, leaf = torch.zeros(2), torch.zeros(2, 1)
     latents = iter([(leaf, leaf), (leaf,)])
     root = RootNode((leaf, leaf), torch.zeros(2, 2), zeros)
-    with pytest.raises(ValueError, match="latent has 1 tensors; expected 2"):
+    with pytest.raises(ValueError, match="latent is now .*; expected .*, as in its first answer"):
         search(root, lambda *_: Step(next(latents), zeros, zeros, torch.zeros(2, 2), zeros), 3, puct())
 
 
@@ -307,3 +310,75 @@ def test_answers_may_be_views_of_the_latents_that_were_given():
     copied = search(root, functools.partial(model, copies=True), 30)
     assert torch.equal(views.visits, copied.visits)
     torch.testing.assert_close(views.value, copied.value)
+
+
+def plain(latent, action):
+    zeros = torch.zeros(len(action), dtype=torch.float32)
+    return Step(latent, action.float(), zeros + 0.9, torch.zeros((len(action), 3), dtype=torch.float32), zeros)
+
+
+def plain_root(B=3):
+    zeros = torch.zeros(B, dtype=torch.float32)
+    return RootNode(zeros, torch.zeros((B, 3), dtype=torch.float32), zeros)
+
+
+def test_a_model_may_change_the_actions_that_it_was_given():
+    def changing(latent, action):
+        step = plain(latent, action.clone())
+        action.mul_(10**9)
+        return step
+
+    assert torch.equal(search(plain_root(), changing, 20).q_values, search(plain_root(), plain, 20).q_values)
+
+
+def test_what_torch_makes_by_default_does_not_matter():
+    expected = search(plain_root(), plain, 20)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = search(plain_root(), plain, 20)
+        assert torch.equal(root_policy(found, "visits"), root_policy(expected, "visits"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.q_values, expected.q_values)
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (3, 1), (7,)])
+def test_a_wrong_shape_of_the_roots_players_is_named(shape):
+    root = plain_root()._replace(to_play=torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"root.to_play has the shape .*; expected \(3,\)"):
+        search(root, plain, 3)
+
+
+def test_players_that_vanish_in_the_middle_are_named():
+    calls = iter(range(100))
+
+    def forgetful(latent, action):
+        players = torch.zeros(3) if next(calls) == 0 else None
+        return plain(latent, action)._replace(to_play=players)
+
+    with pytest.raises(ValueError, match="to_play came or went in the middle of a search"):
+        search(plain_root()._replace(to_play=torch.zeros(3)), forgetful, 5)
+
+
+def test_latents_that_do_not_fit_into_the_roots_type_are_named():
+    def adding(latent, action):
+        return plain(latent, action)._replace(latent=latent + 0.5)
+
+    with pytest.raises(ValueError, match="latent  ?has the dtype torch.float32; expected torch.int64"):
+        search(plain_root()._replace(latent=torch.zeros(3, dtype=torch.int64)), adding, 3)
+
+
+def test_a_tree_that_was_copied_field_by_field_is_refused():
+    result = search(plain_root(), plain, 5)
+    copied = result._replace(tree=Tree(*(field.clone() for field in result.tree)))
+    with pytest.raises(ValueError, match="are not views of one buffer in host memory"):
+        root_policy(copied, "visits")
+    assert torch.equal(root_policy(copy.deepcopy(result), "visits"), root_policy(result, "visits"))
+
+
+def test_a_negated_view_is_refused():
+    def negated(latent, action):
+        return plain(latent, action)._replace(reward=torch.ones(3, dtype=torch.complex64).conj().imag)
+
+    with pytest.raises(ValueError, match="the model's reward is a lazily negated or conjugated view"):
+        search(plain_root(), negated, 3)
