@@ -4,7 +4,24 @@ import numpy as np
 import torch
 
 from alfish import nest
-from alfish.mcts import host
+from alfish.mcts.host import (
+    ACTIONS,
+    CHANCE,
+    DISCOUNT,
+    EDGES,
+    GATHERED,
+    LATENT_FIELDS,
+    LATENTS,
+    LOGITS,
+    PLAYER,
+    RETURNED,
+    RETURNED_STRIDE,
+    REWARD,
+    ROW_BYTES,
+    STORE,
+    VALUE,
+    address_table,
+)
 from alfish.mcts.records import RetainedTrees, RootNode, Step
 from alfish.mcts.rule import Rule
 from alfish.mcts.tree import Tree
@@ -47,17 +64,17 @@ class HostExchange:
         self._held: object = (tree, rule)
         self._answers: object = ()
         self._has_players, self._has_chance = root.to_play is not None, False
-        self.table = host.address_table(tree, rule, rows, len(leaves))
+        self.table = address_table(tree, rule, rows, len(leaves))
         self._entries = memoryview(self.table)  # type: ignore[arg-type]
-        self.table[host.EDGES], self.table[host.ACTIONS] = self._edges.data_ptr(), actions.data_ptr()
-        self.table[host.PLAYER], self.table[host.CHANCE] = self._zero_address, self._zero_address
-        self._places = [host.LATENTS + host.LATENT_FIELDS * index for index in range(len(leaves))]
+        self.table[EDGES], self.table[ACTIONS] = self._edges.data_ptr(), actions.data_ptr()
+        self.table[PLAYER], self.table[CHANCE] = self._zero_address, self._zero_address
+        self._places = [LATENTS + LATENT_FIELDS * index for index in range(len(leaves))]
         for place, store, gathered in zip(self._places, self._stores, self._gathered, strict=True):
             row_bytes = gathered[:1].numel() * gathered.element_size()
-            self.table[place + host.STORE] = store.data_ptr()
-            self.table[place + host.ROW_BYTES] = row_bytes
-            self.table[place + host.GATHERED] = gathered.data_ptr()
-            self.table[place + host.RETURNED_STRIDE] = row_bytes
+            self.table[place + STORE] = store.data_ptr()
+            self.table[place + ROW_BYTES] = row_bytes
+            self.table[place + GATHERED] = gathered.data_ptr()
+            self.table[place + RETURNED_STRIDE] = row_bytes
 
     def write_root(self, root: RootNode, legal_mask: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
         """Enters the roots as answers, and returns their values `[B]` and masked logits `[B, A]`."""
@@ -67,13 +84,13 @@ class HostExchange:
         reward, discount = self._zero, torch.ones_like(self._zero)
         self._answers = (values, logits, players, discount)
         entries = self._entries
-        places = (host.REWARD, host.DISCOUNT, host.VALUE)
+        places = (REWARD, DISCOUNT, VALUE)
         for place, tensor in zip(places, (reward, discount, values), strict=True):
             entries[place], entries[place + 1] = tensor.data_ptr(), 4 * (len(tensor) > 1)
         if self._has_players:
-            entries[host.PLAYER], entries[host.PLAYER + 1] = players.data_ptr(), 4
-        entries[host.LOGITS], entries[host.LOGITS + 1] = logits.data_ptr(), 4 * logits.shape[1]
-        entries[host.LOGITS + 2] = 4
+            entries[PLAYER], entries[PLAYER + 1] = players.data_ptr(), 4
+        entries[LOGITS], entries[LOGITS + 1] = logits.data_ptr(), 4 * logits.shape[1]
+        entries[LOGITS + 2] = 4
         return values.numpy(), logits.numpy()
 
     def write_retained(self, retained: RetainedTrees) -> None:
@@ -102,11 +119,11 @@ class HostExchange:
         if not (logits.dtype is float32 and logits.is_cpu and logits.shape == self._logits_shape):
             logits = as_floats("prior_logits", logits, self._logits_shape)
         strides = logits.stride()
-        table[host.REWARD], table[host.REWARD + 1] = reward.data_ptr(), 4 * reward.stride(0)
-        table[host.DISCOUNT], table[host.DISCOUNT + 1] = discount.data_ptr(), 4 * discount.stride(0)
-        table[host.VALUE], table[host.VALUE + 1] = value.data_ptr(), 4 * value.stride(0)
-        table[host.LOGITS] = logits.data_ptr()
-        table[host.LOGITS + 1], table[host.LOGITS + 2] = 4 * strides[0], 4 * strides[1]
+        table[REWARD], table[REWARD + 1] = reward.data_ptr(), 4 * reward.stride(0)
+        table[DISCOUNT], table[DISCOUNT + 1] = discount.data_ptr(), 4 * discount.stride(0)
+        table[VALUE], table[VALUE + 1] = value.data_ptr(), 4 * value.stride(0)
+        table[LOGITS] = logits.data_ptr()
+        table[LOGITS + 1], table[LOGITS + 2] = 4 * strides[0], 4 * strides[1]
         optional: object = ()
         if step.to_play is not None or step.is_chance is not None or self._has_players or self._has_chance:
             if (step.to_play is not None) != self._has_players:
@@ -115,8 +132,8 @@ class HostExchange:
                 )
             self._has_chance = self._has_chance or step.is_chance is not None
             optional = (
-                self._receive_optional(host.PLAYER, "to_play", step.to_play),
-                self._receive_optional(host.CHANCE, "is_chance", step.is_chance),
+                self._receive_optional(PLAYER, "to_play", step.to_play),
+                self._receive_optional(CHANCE, "is_chance", step.is_chance),
             )
         # A latent that is a single tensor is the common case, and taking a nest apart takes its time.
         if isinstance(step.latent, torch.Tensor) and self._is_tensor:
@@ -151,15 +168,15 @@ class HostExchange:
                 raise ValueError(f"the model's latent has the dtype {latent.dtype}; expected {spare.dtype}")
             latent = latent.to(spare)
         entries = self._entries
-        stride = entries[place + host.ROW_BYTES]
+        stride = entries[place + ROW_BYTES]
         if not latent.is_contiguous():
             if latent.dim() == 2 and latent.stride(1) == 1:
                 stride = latent.stride(0) * latent.element_size()
             else:
                 latent = latent.contiguous()
-        entries[place + host.RETURNED] = latent.data_ptr()
-        entries[place + host.RETURNED_STRIDE] = stride
-        entries[place + host.GATHERED] = spare.data_ptr()
+        entries[place + RETURNED] = latent.data_ptr()
+        entries[place + RETURNED_STRIDE] = stride
+        entries[place + GATHERED] = spare.data_ptr()
         return latent
 
     def latents(self) -> nest.Nest:
@@ -186,11 +203,11 @@ class DeviceExchange:
         shape = (rows, 5 + num_actions)
         self._answers = torch.zeros(shape, dtype=torch.float32, device="cpu", pin_memory=pinned)
         self._held: object = (tree, rule)
-        self.table = host.address_table(tree, rule, rows, 0)
-        self.table[host.EDGES], self.table[host.ACTIONS] = self._edges.data_ptr(), self._edges[1].data_ptr()
-        for column, place in enumerate((host.REWARD, host.DISCOUNT, host.VALUE, host.PLAYER, host.CHANCE)):
+        self.table = address_table(tree, rule, rows, 0)
+        self.table[EDGES], self.table[ACTIONS] = self._edges.data_ptr(), self._edges[1].data_ptr()
+        for column, place in enumerate((REWARD, DISCOUNT, VALUE, PLAYER, CHANCE)):
             self.table[place : place + 2] = self._answers[:, column].data_ptr(), 4 * (5 + num_actions)
-        self.table[host.LOGITS : host.LOGITS + 3] = self._answers[:, 5:].data_ptr(), 4 * (5 + num_actions), 4
+        self.table[LOGITS : LOGITS + 3] = self._answers[:, 5:].data_ptr(), 4 * (5 + num_actions), 4
 
     def write_root(self, root: RootNode, legal_mask: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
         """Enters the roots as answers, and returns their values `[B]` and masked logits `[B, A]`."""
