@@ -32,8 +32,8 @@ from alfish.mcts.readout import write_policy
 from alfish.mcts.rule import Answers, Rule, kernel
 from alfish.mcts.tree import EDGE_PLACES, NODE_PLACES, Tree, edge_words, has_logits, node_words
 
-PARALLEL_EDGES = 8192
-"""From this many edges per level (B * A) on, several threads are faster than one, also beside torch's own threads."""
+PARALLEL_EDGES = 384
+"""From this many edges per level (rows * A) on, several threads are faster than one, also beside torch's own threads."""
 
 (
     NUM_TREES,
