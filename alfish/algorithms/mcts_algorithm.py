@@ -102,14 +102,11 @@ class MCTSAlgorithm(Algorithm):
         check_at_least("MCTSAlgorithm.num_evaluation_simulations", num_evaluation_simulations, 0)
         if greedy_after_moves is not None:
             check_at_least("MCTSAlgorithm.greedy_after_moves", greedy_after_moves, 0)
-        if legal_mask_key is not None and not (
-            isinstance(observation_spec, dict) and legal_mask_key in observation_spec
-        ):
-            raise ValueError(
-                f"MCTSAlgorithm.legal_mask_key is {legal_mask_key!r}; expected a key of the observation,"
-                f" {observation_spec}"
-            )
+        _check_legal_mask_key(legal_mask_key, observation_spec)
         self._search_model = search_model(model, discount)
+        # Rules that are not learned may be those of another environment.
+        if hasattr(self._search_model, "check_observation"):
+            self._search_model.check_observation(observation_spec)
         if reuse_trees:
             _check_reuse(search_policy, self._search_model, proposals, legal_mask_key)
         _check_policy(search_policy, num_simulations, num_evaluation_simulations)
@@ -231,15 +228,24 @@ class MCTSAlgorithm(Algorithm):
         self._temperature = self._temperature_schedule(progress.fraction)
 
 
+def _check_legal_mask_key(legal_mask_key: str | None, observation_spec: nest.Nest) -> None:
+    if legal_mask_key is not None and not (isinstance(observation_spec, dict) and legal_mask_key in observation_spec):
+        raise ValueError(
+            f"MCTSAlgorithm.legal_mask_key is {legal_mask_key!r}; expected a key of the observation, {observation_spec}"
+        )
+
+
 def _check_policy(search_policy: SearchPolicy, *simulations: int) -> None:
     if isinstance(search_policy, type) or not callable(search_policy):
         raise ValueError(
             f"MCTSAlgorithm.search_policy is {search_policy!r}; expected a policy, such as @PuctPolicy() with its"
             " brackets"
         )
-    # A policy of one's own need not have settings.
+    # A policy of one's own need not have settings, nor say how little it can do with.
     leaves = getattr(getattr(search_policy, "settings", None), "leaves_per_round", 1)
+    least = getattr(search_policy, "least_simulations", 0)
     for name, number in zip(("num_simulations", "num_evaluation_simulations"), simulations, strict=True):
+        check_at_least(f"MCTSAlgorithm.{name}", number, least)
         if number % leaves:
             raise ValueError(
                 f"MCTSAlgorithm.{name} is {number}; expected a multiple of SearchSettings.leaves_per_round, {leaves}"

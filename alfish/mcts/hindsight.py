@@ -85,6 +85,11 @@ class HindsightPolicy:
         check_setting(self, "split", valid, "a function that makes futures, such as SimulatorModel.split, or None")
 
     @property
+    def least_simulations(self) -> int:
+        """Of each future: without any there are no values to take the mean of."""
+        return 1
+
+    @property
     def retains_trees(self) -> bool:
         return False
 

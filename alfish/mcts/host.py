@@ -33,7 +33,7 @@ from alfish.mcts.rule import Answers, Rule, kernel
 from alfish.mcts.tree import EDGE_PLACES, NODE_PLACES, Tree, edge_words, has_logits, node_words
 
 PARALLEL_EDGES = 384
-"""From this many edges per level (rows * A) on, several threads are faster than one, also beside torch's own threads."""
+"""From this many edges per level (rows * A) on, several threads are faster than one, beside torch's own threads too."""
 
 (
     NUM_TREES,

@@ -31,7 +31,7 @@ _LEAST_STRENGTH = 1e-6
 
 @kernel
 def mixed_value(tree: TreeArrays, row: int, node: int) -> Number:
-    """v_mix, the value of an unvisited action (Danihelka et al. 2022, appendix D, equation 33).
+    """v_mix, the value of an unvisited action (Danihelka et al. 2022, appendix D).
 
     (v + Σn · Σ_visited πq / Σ_visited π) / (1 + Σn), with the model's value v.
     """
@@ -72,7 +72,7 @@ def completed_scale(
 
 @kernel
 def pressure(tree: TreeArrays, rule: RuleArrays, row: int, node: int, level: int) -> Number:
-    """(c_visit + max n) · c_scale, by which scaled values are multiplied to be added to logits (equation 8)."""
+    """(c_visit + max n) · c_scale, by which scaled values are multiplied to be added to logits."""
     most = 0
     for i in range(tree.num_tried[row, node]):
         most = max(most, tree.edge_visits[row, node, tree.tried[row, node, i]])
@@ -89,7 +89,7 @@ def regularised_probability(strength: float, prior: Number, gap: float, total: f
 def regularised_normaliser(
     tree: TreeArrays, rule: RuleArrays, row: int, node: int, level: int, low: Number, scale: Number, unvisited: Number
 ) -> tuple[float, float, float, float]:
-    """`(λ, top, δ, Σ)` with π̄(a) = λ π(a) / (top - q(a) + δ) / Σ (Grill et al. 2020, section 3.1 and appendix B.3).
+    """`(λ, top, δ, Σ)` with π̄(a) = λ π(a) / (top - q(a) + δ) / Σ (Grill et al. 2020, section 3).
 
     λ = exploration(n) / (number of legal actions + Σn), n = 1 + Σn counting the node's own evaluation. The paper's α is
     top + δ, top being the largest value of an action with a prior; in one float64 a small δ would be lost. δ is where

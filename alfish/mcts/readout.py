@@ -40,7 +40,7 @@ def root_logit(tree: TreeArrays, row: int, action: int) -> Number:
 
 @kernel
 def write_improved(tree: TreeArrays, rule: RuleArrays, row: int, out: np.ndarray) -> None:
-    """Writes the root's improved policy softmax(logits + σ(completed Q)) to `out` `[B, A]` (equation 11)."""
+    """Writes the root's improved policy softmax(logits + σ(completed Q)) to `out` `[B, A]`."""
     mixed = mixed_value(tree, row, 0)
     low, scale = completed_scale(tree, rule, row, 0, ROOT, mixed)
     weight = pressure(tree, rule, row, 0, ROOT)

@@ -20,7 +20,7 @@ def root_policy(result: SearchResult, policy: RootPolicy) -> torch.Tensor:
     Args:
         result: of a search.
         policy: "visits" for the shares of the root's visits, the prior if there were none (Schrittwieser et al. 2020);
-            an ImprovedPolicy for softmax(logits + σ(completed Q)) (Danihelka et al. 2022, equation 11); a
+            an ImprovedPolicy for softmax(logits + σ(completed Q)) (Danihelka et al. 2022); a
             RegularisedPolicy for π̄ (Grill et al. 2020, section 3: ACT and LEARN).
 
     Raises:

@@ -8,6 +8,7 @@ import torch
 
 from alfish import nest, specs
 from alfish.environments.simulator import Simulator, SimulatorStep
+from alfish.environments.simulators.tabular import TabularSimulator
 from alfish.mcts.records import RootNode, Step
 from alfish.models.mcts_model import MCTSModel
 from alfish.models.random_rollout import RandomRollout
@@ -69,7 +70,7 @@ class SimulatorSearchModel:
             raise ValueError(f'SimulatorSearchModel.leaves is {leaves!r}; expected "model", "zero" or a RandomRollout')
         self._model = model
         self._reads_observations = leaves == "model"
-        self._state_of = state_of
+        self._rules, self._state_of = rules, state_of
         self._example = rules.initial_state(1)
         self._simulator = _Elsewhere(rules, nest.leaves(self._example)[0].device)
         evaluate = self._evaluate if self._reads_observations else None
@@ -82,6 +83,11 @@ class SimulatorSearchModel:
     def trees_can_go_on(self) -> bool:
         """False if the rules are random: what has happened is not what the tree's future was."""
         return self._simulator.num_random == 0
+
+    def check_observation(self, observation_spec: nest.Nest) -> None:
+        """Raises a ValueError if observations of this kind cannot be the simulator's states."""
+        if self._state_of is None and isinstance(self._rules, TabularSimulator):
+            self._rules.check_state_spec(observation_spec)
 
     def root(self, observation: nest.Nest, legal_mask: torch.Tensor | None = None) -> RootNode:
         """The root of each observation `[B, ...]`, in a new future.

@@ -46,7 +46,7 @@ class TabularSearchModel:
             raise ValueError(f"{name}; expected a TabularSimulator; for others there is SimulatorSearchModel")
         if rules.num_actions != model.num_actions:
             raise ValueError(f"{name} with {rules.num_actions} actions; expected {model.num_actions}, as the model has")
-        outcomes = rules.outcomes
+        self._rules, outcomes = rules, rules.outcomes
         self._model = model
         self._probability = outcomes.probability.float()
         self._next_state = outcomes.next_state
@@ -57,6 +57,10 @@ class TabularSearchModel:
         self._legal |= ~self._legal.any(dim=1, keepdim=True)
         self._num_outcomes = self._probability.shape[2]
         self._step = stochastic_model(self._decide, self._happen, rules.num_actions, self._num_outcomes, by_mask)
+
+    def check_observation(self, observation_spec: nest.Nest) -> None:
+        """Raises a ValueError if observations of this kind cannot be the simulator's states."""
+        self._rules.check_state_spec(observation_spec)
 
     def root(self, observation: nest.Nest, legal_mask: torch.Tensor | None = None) -> RootNode:
         """The root of each state `[B]` int64.

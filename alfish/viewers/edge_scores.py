@@ -175,7 +175,7 @@ def _(rule: SequentialHalving, nodes: _Nodes) -> np.ndarray:
 
 @_scores.register
 def _(rule: RegularisedPolicy, nodes: _Nodes) -> np.ndarray:
-    """λπ / (α - q), α found by bisection (Grill et al. 2020, section 3.1 and appendix B.3)."""
+    """λπ / (α - q), α found by bisection (Grill et al. 2020, section 3)."""
     values = np.where(nodes.legal, _scaled_values(nodes, rule.unvisited_value), -np.inf)
     priors = np.where(nodes.legal, nodes.priors, 0.0)
     actions = np.maximum(nodes.legal.sum(axis=1, keepdims=True), 1)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from alfish.environments.simulators.tabular import Outcomes, TabularSimulator, make_tabular_simulator
+from alfish.specs import BoundedTensorSpec, TensorSpec
 
 TRANSITIONS = torch.tensor([[[0.5, 0.2, 0.3], [0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0], [0.25, 0.75, 0.0]], [[0.0] * 3] * 2])
 TERMINAL = torch.tensor([False, False, True])
@@ -116,3 +117,11 @@ def test_environments_without_tables():
         make_tabular_simulator("CartPole-v1")
     with pytest.raises(ValueError, match="'FrozenLake-v99' cannot be made"):
         make_tabular_simulator("FrozenLake-v99")
+
+
+def test_another_map_than_the_environments_is_refused():
+    simulator = make_tabular_simulator("FrozenLake-v1")
+    simulator.check_state_spec(BoundedTensorSpec((), torch.int64, 0, 15))
+    for other in (BoundedTensorSpec((), torch.int64, 0, 63), TensorSpec((4,))):
+        with pytest.raises(ValueError, match="the simulator has 16 states and the environment's observation is"):
+            simulator.check_state_spec(other)

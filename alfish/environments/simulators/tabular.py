@@ -8,7 +8,9 @@ import gymnasium
 import numpy as np
 import torch
 
+from alfish import nest
 from alfish.environments.simulator import SimulatorStep
+from alfish.specs import BoundedTensorSpec
 
 _TOLERANCE = 1e-6
 # Above every random number: the last possible outcome takes what rounding has left over.
@@ -157,6 +159,15 @@ class TabularSimulator:
             index = index + (random >= self._thresholds[row]).sum(1)
         after = self._next_state[index]
         return SimulatorStep(after, self._reward[index], self._discount[index], self._legal_mask[after])
+
+    def check_state_spec(self, spec: nest.Nest) -> None:
+        """Raises a ValueError if an environment whose observations are like this is not that of the tables."""
+        if isinstance(spec, BoundedTensorSpec) and spec.is_discrete and spec.num_values == self.num_states:
+            return
+        raise ValueError(
+            f"the simulator has {self.num_states} states and the environment's observation is {spec}; expected the"
+            " numbers of the same states. Make both of the same environment"
+        )
 
     def legal_mask(self, state: torch.Tensor) -> torch.Tensor:
         """See Simulator."""
