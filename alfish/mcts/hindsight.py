@@ -12,9 +12,8 @@ from alfish import nest
 from alfish.checks import check_at_least
 from alfish.mcts.records import Model, RetainedTrees, RootNode, SearchResult
 from alfish.mcts.search import search
-from alfish.mcts.search_policies import PolicyOutput, SearchFunction, draw_seed
+from alfish.mcts.search_policies import PolicyOutput, SearchFunction, draw_seed, sample_by_scores
 from alfish.mcts.settings import SearchSettings, check_setting
-from alfish.ops.distributions import sample_categorical
 
 Split = Callable[[nest.Nest, int], nest.Nest]
 """`(latent [B, ...], H) -> latent [B * H, ...]`: rows b * H … b * H + H - 1 are row b in H futures.
@@ -135,7 +134,8 @@ class HindsightPolicy:
         seed = draw_seed(self.settings)
         result = run(futures, model, num_simulations, self.settings, legal_mask, None, seed, None)
         means = future_means(result, self.num_futures)
-        action = sample_by_value(means.q_values.masked_fill(~means.visited, -math.inf), temperature)
+        scores = means.q_values.masked_fill(~means.visited, -math.inf)
+        action = sample_by_scores(scores, scores.argmax(dim=1), temperature)
         return PolicyOutput(action, means.policy, means.value, result)
 
 
@@ -156,36 +156,6 @@ def future_means(result: SearchResult, num_futures: int) -> FutureMeans:
         value=result.value.unflatten(0, (-1, num_futures)).mean(1),
         best_value=q_values.masked_fill(~visited, -math.inf).amax(2).mean(1),
     )
-
-
-def sample_by_value(q_values: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
-    """Draws from softmax(Q / temperature), from torch's global generator.
-
-    Args:
-        q_values: `[B, A]`; -inf for an action that is not taken. Each row has another one.
-        temperature: a number or one for each row `[B]`, at least 0. At 0 the lowest of the actions with the largest Q.
-
-    Returns:
-        `[B]` int64.
-
-    Raises:
-        ValueError: a temperature that is a number is negative or not finite, or one that is a tensor is not `[B]`.
-    """
-    if isinstance(temperature, torch.Tensor):
-        if temperature.shape != q_values.shape[:1]:
-            raise ValueError(f"temperature has the shape {tuple(temperature.shape)}; expected [B], B = {len(q_values)}")
-        temperature = temperature.unsqueeze(1)
-        best = q_values.argmax(dim=1)
-        drawn = _draw(q_values, torch.where(temperature > 0, temperature, 1.0))
-        return torch.where(temperature.squeeze(1) > 0, drawn, best)
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature is {temperature!r}; expected a finite number of at least 0")
-    return _draw(q_values, temperature) if temperature > 0 else q_values.argmax(dim=1)
-
-
-def _draw(q_values: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
-    # The maximum is taken off before the division, so that a small temperature cannot overflow.
-    return sample_categorical((q_values - q_values.amax(dim=1, keepdim=True)) / temperature)
 
 
 def _split_root(root: RootNode, num_futures: int, split: Split) -> RootNode:

@@ -1,7 +1,6 @@
 """Acting by open-loop search."""
 
 import dataclasses
-import math
 from typing import Any
 
 import gin
@@ -11,7 +10,14 @@ from alfish.mcts.open_loop import LeafValue, Resample, open_loop_search
 from alfish.mcts.records import Model, RetainedTrees, RootNode
 from alfish.mcts.root_policies import root_policy
 from alfish.mcts.search import search
-from alfish.mcts.search_policies import PolicyOutput, SearchFunction, draw_seed, noisy_logits, sample_action
+from alfish.mcts.search_policies import (
+    PolicyOutput,
+    SearchFunction,
+    check_root_noise,
+    draw_seed,
+    sample_action,
+    with_root_noise,
+)
 from alfish.mcts.settings import SearchSettings, SequentialHalving, check_setting
 
 
@@ -49,8 +55,7 @@ class OpenLoopPolicy:
             check_setting(self, name, alone, "None where resample is None, since the search model gives all of them")
         check_setting(self, "settings", not isinstance(self.settings.root, SequentialHalving), "another root")
         check_setting(self, "settings", self.settings.leaves_per_round == 1, "leaves_per_round = 1")
-        check_setting(self, "dirichlet_alpha", 0 < self.dirichlet_alpha < math.inf, "a finite number above 0")
-        check_setting(self, "noise_fraction", 0 <= self.noise_fraction <= 1, "a number in [0, 1]")
+        check_root_noise(self)
 
     @property
     def retains_trees(self) -> bool:
@@ -93,9 +98,8 @@ class OpenLoopPolicy:
             )
         if retained is not None:
             raise ValueError("OpenLoopPolicy was given retained trees; expected None: its nodes are not states")
-        if explore and self.noise_fraction > 0:
-            logits = noisy_logits(root.prior_logits, legal_mask, self.dirichlet_alpha, self.noise_fraction)
-            root = root._replace(prior_logits=logits)
+        if explore:
+            root = with_root_noise(root, legal_mask, self)
         result = open_loop_search(
             root,
             model if self.draw is None else self.draw,

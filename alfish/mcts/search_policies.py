@@ -113,8 +113,7 @@ class PuctPolicy:
         check_setting(self, "settings", isinstance(self.settings, SearchSettings), "a SearchSettings, from gin with ()")
         halves = isinstance(self.settings.root, SequentialHalving)
         check_setting(self, "settings", not halves, "a root that is not SequentialHalving; GumbelPolicy acts with that")
-        check_setting(self, "dirichlet_alpha", 0 < self.dirichlet_alpha < math.inf, "a finite number above 0")
-        check_setting(self, "noise_fraction", 0 <= self.noise_fraction <= 1, "a number in [0, 1]")
+        check_root_noise(self)
         for name in ("act", "learn"):
             policy = getattr(self, name)
             valid = policy == "visits" or isinstance(policy, ImprovedPolicy | RegularisedPolicy)
@@ -136,9 +135,8 @@ class PuctPolicy:
         run: SearchFunction = search,
     ) -> PolicyOutput:
         """See `SearchPolicy`."""
-        if explore and self.noise_fraction > 0:
-            logits = noisy_logits(root.prior_logits, legal_mask, self.dirichlet_alpha, self.noise_fraction)
-            root = root._replace(prior_logits=logits)
+        if explore:
+            root = with_root_noise(root, legal_mask, self)
         seed = draw_seed(self.settings)
         result = run(root, model, num_simulations, self.settings, legal_mask, None, seed, retained)
         acting = root_policy(result, self.act)
@@ -204,6 +202,37 @@ def draw_seed(settings: SearchSettings) -> int:
     return int(torch.randint(1 << 31, ())) if settings.is_random else 0
 
 
+class RootNoise(Protocol):
+    """The settings of Dirichlet noise that a policy has.
+
+    Attributes:
+        dirichlet_alpha: concentration, above 0.
+        noise_fraction: its share of the root's prior, in [0, 1].
+    """
+
+    @property
+    def dirichlet_alpha(self) -> float:
+        raise NotImplementedError
+
+    @property
+    def noise_fraction(self) -> float:
+        raise NotImplementedError
+
+
+def check_root_noise(policy: RootNoise) -> None:
+    """Raises a ValueError that names a setting of the policy's noise, unless both are in their ranges."""
+    check_setting(policy, "dirichlet_alpha", 0 < policy.dirichlet_alpha < math.inf, "a finite number above 0")
+    check_setting(policy, "noise_fraction", 0 <= policy.noise_fraction <= 1, "a number in [0, 1]")
+
+
+def with_root_noise(root: RootNode, legal_mask: torch.Tensor | None, policy: RootNoise) -> RootNode:
+    """The root with the policy's noise in its prior."""
+    if policy.noise_fraction == 0:
+        return root
+    logits = noisy_logits(root.prior_logits, legal_mask, policy.dirichlet_alpha, policy.noise_fraction)
+    return root._replace(prior_logits=logits)
+
+
 def noisy_logits(
     logits: torch.Tensor, legal_mask: torch.Tensor | None, dirichlet_alpha: float, noise_fraction: float
 ) -> torch.Tensor:
@@ -253,22 +282,32 @@ def sample_action(policy: torch.Tensor, temperature: float | torch.Tensor) -> to
     Raises:
         ValueError: the temperature is negative or not finite.
     """
+    return sample_by_scores(policy.log(), policy.argmax(dim=1), temperature)
+
+
+def sample_by_scores(scores: torch.Tensor, best: torch.Tensor, temperature: float | torch.Tensor) -> torch.Tensor:
+    """Draws from softmax(scores / temperature), from torch's global generator.
+
+    Args:
+        scores: `[B, A]`; -inf for an action that is not taken. Each row has another one.
+        best: `[B]` int64, what is taken at temperature 0.
+        temperature: a number or one for each row `[B]`, at least 0.
+
+    Returns:
+        `[B]` int64.
+
+    Raises:
+        ValueError: a temperature that is a number is negative or not finite, or one that is a tensor is not `[B]`.
+    """
+    divisor = temperature
     if isinstance(temperature, torch.Tensor):
-        return _sample_rows(policy, temperature)
-    if not 0 <= temperature < math.inf:
+        if temperature.shape != best.shape:
+            raise ValueError(f"temperature has the shape {tuple(temperature.shape)}; expected [B] with B = {len(best)}")
+        divisor = torch.where(temperature > 0, temperature, 1.0).unsqueeze(1)
+    elif not 0 <= temperature < math.inf:
         raise ValueError(f"temperature is {temperature!r}; expected a finite number of at least 0")
-    if temperature == 0:
-        return policy.argmax(dim=1)
-    logits = policy.log()
+    elif temperature == 0:
+        return best
     # The maximum is taken off before the division, so that a small temperature cannot overflow.
-    logits = (logits - logits.amax(dim=1, keepdim=True)) / temperature
-    return sample_categorical(logits)
-
-
-def _sample_rows(policy: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    if temperature.shape != policy.shape[:1]:
-        raise ValueError(f"temperature has the shape {tuple(temperature.shape)}; expected [B] with B = {len(policy)}")
-    divisor = torch.where(temperature > 0, temperature, 1.0).unsqueeze(1)
-    logits = policy.log()
-    drawn = sample_categorical((logits - logits.amax(dim=1, keepdim=True)) / divisor)
-    return torch.where(temperature > 0, drawn, policy.argmax(dim=1))
+    drawn = sample_categorical((scores - scores.amax(dim=1, keepdim=True)) / divisor)
+    return torch.where(temperature > 0, drawn, best) if isinstance(temperature, torch.Tensor) else drawn

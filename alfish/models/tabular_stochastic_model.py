@@ -1,7 +1,6 @@
 """The exact stochastic model of a small game that is written down as a table."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -79,31 +78,6 @@ class TabularStochasticModel:
         follows = reward + discount * value[self._next_state]
         self._afterstate_value = (probability * torch.where(probability > 0, follows, 0.0)).sum(dim=2)
         self._step = stochastic_model(self._decide, self._happen, num_actions, self._num_outcomes, by_mask)
-
-    @classmethod
-    def from_transitions(
-        cls,
-        transitions: Mapping[int, Mapping[int, Sequence[tuple[float, int, float, bool]]]],
-        discount: float,
-        **options: Any,
-    ) -> "TabularStochasticModel":
-        """From a table as Gymnasium's toy text environments have it, for example `env.unwrapped.P` of FrozenLake.
-
-        Args:
-            transitions: `[state][action]` to a list of `(probability, next state, reward, terminated)`.
-            discount: γ.
-            options: further arguments of the constructor.
-        """
-        shape = len(transitions), len(transitions[0])
-        num_outcomes = max(len(row) for actions in transitions.values() for row in actions.values())
-        numbers = torch.zeros(4, *shape, num_outcomes, dtype=torch.float64)
-        for state, actions in transitions.items():
-            for action, row in actions.items():
-                for outcome, (probability, next_state, reward, terminated) in enumerate(row):
-                    entry = (probability, next_state, reward, 0.0 if terminated else discount)
-                    numbers[:, state, action, outcome] = torch.tensor(entry, dtype=torch.float64)
-        probability, next_state, reward, discounts = numbers
-        return cls(probability.float(), next_state.long(), reward.float(), discounts.float(), **options)
 
     def root(self, state: torch.Tensor) -> RootNode:
         """The roots of states `[B]` int64."""

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from alfish.mcts.hindsight import HindsightPolicy, future_means, sample_by_value
+from alfish.mcts.hindsight import HindsightPolicy, future_means
 from alfish.mcts.records import RootNode, Step
 from alfish.mcts.search import search
+from alfish.mcts.search_policies import sample_by_scores
 from alfish.mcts.settings import Puct, RegularisedPolicy, SearchSettings
 from alfish.ops.counter_random import mix, uniform
 
@@ -117,6 +118,10 @@ def test_masks_are_those_of_the_row():
     assert output.action[2] == 2
     for temperature in (0.0, 1.0, 1e9):
         assert not illegal[torch.arange(B), sample_by_value_of(output, temperature)].any()
+
+
+def sample_by_value(q_values, temperature):
+    return sample_by_scores(q_values, q_values.argmax(dim=1), temperature)
 
 
 def sample_by_value_of(output, temperature):

@@ -3,6 +3,7 @@ import pytest
 import torch
 from risky_branch import END, LUCKY, RISKY, SAFE, START, UNLUCKY, VALUES, exact_model, model_of_actions, tables
 
+from alfish.environments.simulators.tabular import make_tabular_simulator
 from alfish.mcts.search import search
 from alfish.mcts.search_policies import GumbelPolicy, PuctPolicy
 from alfish.mcts.settings import ImprovedPolicy, Puct, RegularisedPolicy, SearchSettings, SequentialHalving
@@ -96,7 +97,11 @@ def test_frozen_lake():
     """With exact leaf values the search acts optimally wherever one action is clearly better than the others."""
     transitions = gymnasium.make("FrozenLake-v1").unwrapped.P
     values, action_values = value_iteration(transitions, 0.97)
-    model = TabularStochasticModel.from_transitions(transitions, 0.97, value=values.float())
+    outcomes = make_tabular_simulator("FrozenLake-v1").outcomes
+    discount = torch.where(outcomes.ends, 0.0, 0.97)
+    model = TabularStochasticModel(
+        outcomes.probability.float(), outcomes.next_state, outcomes.reward, discount, values.float()
+    )
     best, second = action_values.sort(dim=1, descending=True).values[:, :2].T
     states = (best - second > 0.02).nonzero().squeeze(1)
     assert len(states) >= 6
