@@ -4,6 +4,7 @@ All are named tuples of tensors. The shapes below leave out the leading axes: `[
 `[T, B]` for a collected window, `[B, T]` for a sampled block (docs/shapes.md). An absent field is `()`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -82,20 +83,40 @@ class Experience(NamedTuple):
     state: nest.Nest = ()
 
 
+class Tail(NamedTuple):
+    """What lies between the last row l of a block and the row E(l) at which its episode ends, m = E(l) - l rows on.
+
+    Attributes:
+        reward: `[B]` float32, sum_{j=1..m} gamma^{j-1} (prod_{i=l+1..l+j-1} discount[i]) reward[l+j], of rewards as the
+            algorithm's `TailNeeded.reward_transform` changes them; 0 if m = 0.
+        discount: `[B]` float32, gamma^m prod_{i=l+1..l+m} discount[i]; 1 if m = 0.
+        rollout_info: `[B, ...]`, what was stored with row E(l).
+    """
+
+    reward: torch.Tensor
+    discount: torch.Tensor
+    rollout_info: nest.Nest
+
+
 class BatchInfo(NamedTuple):
     """Where a block of rows comes from.
 
     Attributes:
         action: `[B, T + future, ...]`, the action answered to each row; of a fresh window `[B, T, ...]`.
-        position: `[B, T + future]` int64. The row's number since the start of the run, the same for all environments
-            that are collected together. Beyond the end of an episode, or the newest stored row, it repeats. Of a fresh
-            window `[B, T]`, the number within the window.
+        position: `[B, T + future]` int64. The row's number since the start of the run, among those of its environment.
+            Beyond the end of an episode, or the newest stored row, it repeats. Of a fresh window `[B, T]`, the number
+            within the window.
         importance_weight: `[B]` float32, correction for sampling that is not uniform; `()` if it is.
+        age: `[B, T + future]` int64, environment steps of the run, over all environments, that were stored after the
+            row; `()` for a fresh window.
+        tail: what lies beyond the block, for an algorithm whose `RowsNeeded.tail` asks for it; else `()`.
     """
 
     action: nest.Nest
     position: torch.Tensor
     importance_weight: nest.Nest = ()
+    age: nest.Nest = ()
+    tail: nest.Nest = ()
 
 
 class LossInfo(NamedTuple):
@@ -112,6 +133,18 @@ class LossInfo(NamedTuple):
     priority: nest.Nest = ()
 
 
+class TailNeeded(NamedTuple):
+    """How the rewards beyond a block are summed up for `BatchInfo.tail`.
+
+    Attributes:
+        gamma: the discount factor per step, in [0, 1].
+        reward_transform: changes stored rewards, a tensor of any shape, elementwise; None leaves them.
+    """
+
+    gamma: float
+    reward_transform: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
 class RowsNeeded(NamedTuple):
     """The rows around a sampled segment `[B, T]` that are gathered with it.
 
@@ -119,11 +152,13 @@ class RowsNeeded(NamedTuple):
         past: rows before it, observations only (frame stacking).
         future: rows after it.
         future_observations: how many of the `future` rows need their observation; frames are most of the bytes.
+        tail: asks for what lies between the last of these rows and the end of its episode; None for nothing.
     """
 
     past: int = 0
     future: int = 0
     future_observations: int = 0
+    tail: TailNeeded | None = None
 
 
 def time_step_spec(observation_spec: nest.Nest, action_spec: nest.Nest) -> TimeStep:

@@ -102,7 +102,11 @@ def evaluate_command(root_dir: pathlib.Path, episodes: int, seed: int, device: s
 
 
 def run(
-    command: Sequence[str], until: Callable[[Line], bool] | None = None, verbose: bool = False, check: bool = True
+    command: Sequence[str],
+    until: Callable[[Line], bool] | None = None,
+    verbose: bool = False,
+    check: bool = True,
+    variables: Mapping[str, str] | None = None,
 ) -> Finished:
     """Runs a command from the repository's root and notes when each line was printed.
 
@@ -111,10 +115,11 @@ def run(
         until: called with each line; True kills the process with SIGKILL.
         verbose: shows the lines on standard error.
         check: exits with the end of the output if the command fails.
+        variables: of the environment, beside those of this process.
     """
     lines: list[Line] = []
     killed = False
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | dict(variables or {})
     started = time.perf_counter()
     with subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -5,6 +5,7 @@ import pathlib
 import re
 import runpy
 import sys
+import threading
 import types
 
 import numpy as np
@@ -26,7 +27,8 @@ def load(monkeypatch: pytest.MonkeyPatch):
         return types.SimpleNamespace(**runpy.run_path(str(FOLDER / f"{name}.py"), run_name=name))
 
     yield run
-    sys.modules.pop("common", None)
+    for name in ("common", "trainings"):
+        sys.modules.pop(name, None)
 
 
 def test_what_the_console_writer_prints_is_read_back(load, capsys):
@@ -79,17 +81,67 @@ def test_a_command_that_fails_ends_the_benchmark_with_its_output(load):
 
 
 def test_what_a_seed_may_take_beyond_the_limit_is_said(load, tmp_path):
-    learning = load("learning")
+    learning, trainings = load("learning"), load("trainings")
     rows = [(1, 40), (1, 40), (3, 161), (4, 200)]
     (tmp_path / "metrics.csv").write_text(
         "iteration,env_steps,updates,metric,value\n" + "".join(f"{i},{steps},0,loss,1.0\n" for i, steps in rows)
     )
-    allowance = learning._overshoot(tmp_path)
+    allowance = trainings.overshoot(tmp_path)
     assert allowance == 60  # an iteration of 61 steps that begins one step before the limit
     arguments = argparse.Namespace(threshold=475.0, env_steps=15_000, seconds=None, episodes=20)
     row = {"pass": True, "fresh episodes": 500.0, "final evaluation": 500.0}
     note = learning._notes([row], allowance, arguments)[0]
     assert note.endswith("475 within 15,000 env steps (and up to 60 more, to the end of an iteration)")
+
+
+def test_what_a_variant_reached_is_summed_up_over_its_seeds(load):
+    ablations, trainings = load("ablations"), load("trainings")
+
+    def training(seed, *means):
+        points = [trainings.Point(1_000 * (i + 1), mean, 10.0 * (i + 1)) for i, mean in enumerate(means)]
+        return trainings.Training(seed, points, 1_000 * len(means), 30.0 + seed)
+
+    runs = [training(0, 10.0, 480.0, 500.0), training(1, 10.0, 20.0, 30.0), training(2, 490.0, 400.0, 100.0)]
+    assert ablations.run_row("all", runs[0], 475.0) == {
+        "variant": "all",
+        "seed": 0,
+        "env steps to threshold": 2_000,
+        "final evaluation": 500.0,
+        "mean evaluation": 330.0,
+        "env steps": 3_000,
+        "seconds": 30.0,
+    }
+    row = ablations.variant_row("all", runs, 475.0)
+    assert (row["reached"], row["env steps to threshold"], row["seconds"]) == ("2 of 3", 2_000, 31.0)
+    assert row["final evaluation"].startswith("210.0 (")  # of three runs, no quarter can be left out
+    assert ablations.variant_row("all", [runs[1], runs[1], runs[0]], 475.0)["env steps to threshold"] is None
+
+
+def test_variants_are_read_from_the_command_line(load):
+    ablations = load("ablations")
+    variant = ablations.parse_variant("no reward: A.weight = 0; B.name = 'x:y' ;")
+    assert variant == ablations.Variant("no reward", ("A.weight = 0", "B.name = 'x:y'"))
+    assert ablations.parse_variant("as it is") == ablations.Variant("as it is")
+    assert ablations.folder_name(ablations.Variant("ratio 0.5, λ"), 3) == "ratio_0.5/seed3"
+
+
+def test_the_variants_of_a_suite_are_told_apart(load):
+    ablations = load("ablations")
+    for suite in ablations.SUITES.values():
+        for part in ("name", "folder"):
+            names = [v.name if part == "name" else ablations.folder_name(v, 0) for v in suite.variants]
+            assert len(set(names)) == len(names)
+
+
+def test_trainings_run_as_many_at_a_time_as_told(load):
+    trainings = load("trainings")
+    meeting = threading.Barrier(2)
+
+    def pair(number):
+        meeting.wait(timeout=30)  # breaks unless two run at a time
+        return number
+
+    assert sorted(trainings.as_they_come(pair, range(4), 2)) == [0, 1, 2, 3]
 
 
 def test_states_are_compared_bit_by_bit(load):

@@ -1,9 +1,13 @@
 """The base class of all algorithms: the hooks, in the order in which a row of data meets them."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import torch
 
 from alfish import nest
-from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
+from alfish.checks import check_at_least
+from alfish.data_structures import AlgStep, BatchInfo, Experience, LossInfo, Progress, RowsNeeded, TimeStep
 
 
 class Algorithm(torch.nn.Module):
@@ -31,6 +35,21 @@ class Algorithm(torch.nn.Module):
         super().__init__()
         self.observation_spec = observation_spec
         self.action_spec = action_spec
+
+    def training_tasks(self) -> list["TrainingTask"]:
+        """The parts that are trained apart, each on batches and by an optimiser of its own; none by default.
+
+        Their parameters are left out of what the algorithm itself is trained by.
+        """
+        return []
+
+    def check_experience(self, row_specs: Experience) -> None:
+        """Raises a ValueError if stored rows do not hold what `preprocess_experience` reads; asked before a run.
+
+        Args:
+            row_specs: Experience of the specs of one stored row.
+        """
+        del row_specs
 
     def rows_needed(self) -> RowsNeeded:
         """The rows after the segment `[B, T]` that `preprocess_experience` reads; `past` must be 0."""
@@ -95,3 +114,38 @@ class Algorithm(torch.nn.Module):
 
         What it sets must follow from `progress` alone, so that a resumed run goes on as it would have.
         """
+
+
+class TrainingOptions:
+    """How a part is trained.
+
+    Args:
+        batch_source: makes the source of its batches, such as `@ReplayBatches`.
+        updater: makes what steps its parameters, such as `@Updater`.
+        interval: it is trained in every so manieth iteration of the run, at least 1, with all the updates that have
+            become due since, and in the last one.
+
+    Raises:
+        ValueError: `interval` is smaller than 1.
+    """
+
+    def __init__(self, batch_source: Callable[..., Any], updater: Callable[..., Any], interval: int = 1):
+        check_at_least(f"{type(self).__name__}.interval", interval, 1)
+        self.batch_source = batch_source
+        self.updater = updater
+        self.interval = interval
+
+
+class TrainingTask(NamedTuple):
+    """Something that is trained, on its own: the whole algorithm, or a part of it that says so.
+
+    Attributes:
+        name: goes before the names of its metrics; different for each part of an algorithm.
+        algorithm: whose hooks from `preprocess_experience` to `after_train_iter` are called with the task's own batches
+            and counts. The algorithm that it is a part of passes none of these on to it.
+        options: how.
+    """
+
+    name: str
+    algorithm: Algorithm
+    options: TrainingOptions

@@ -141,6 +141,12 @@ class MCTSAlgorithm(Algorithm):
             )
         return None
 
+    @property
+    def settings_in_turn(self) -> list[str]:
+        """The settings because of which the rows of one call must be the steps after those of the call before."""
+        in_turn = {"reuse_trees": self._reuse_trees, "greedy_after_moves": self._greedy_after_moves is not None}
+        return [name for name, used in in_turn.items() if used]
+
     def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
         return self._answer(self.search(time_step, explore=False), state)
 

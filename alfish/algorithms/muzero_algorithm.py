@@ -8,7 +8,7 @@ from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.mcts_algorithm import MCTSAlgorithm
 from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl
-from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
+from alfish.data_structures import AlgStep, BatchInfo, Experience, LossInfo, Progress, RowsNeeded, TimeStep
 
 
 @gin.configurable
@@ -40,6 +40,9 @@ class MuzeroAlgorithm(Algorithm):
         self._policy = policy(
             observation_spec, action_spec, model=self.representation.model, discount=self.representation.discount
         )
+
+    def check_experience(self, row_specs: Experience) -> None:
+        self.representation.check_experience(row_specs)
 
     def rows_needed(self) -> RowsNeeded:
         return self.representation.rows_needed()

@@ -1,38 +1,40 @@
-"""The learner of a MuZero model: bootstrapped targets and the loss of an unrolled model."""
+"""The learner of a MuZero model: the hooks that join its targets, its unroll, its losses and its report."""
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import gin
 import torch
 
-from alfish import nest
+from alfish import nest, specs
 from alfish.algorithms.algorithm import Algorithm
-from alfish.algorithms.mcts_algorithm import SearchInfo
-from alfish.algorithms.muzero_targets import MuzeroTargets, bootstrap_rows, episode_end_rows, muzero_targets
+from alfish.algorithms.muzero_losses import UnrollInfo, loss_masks, muzero_losses
+from alfish.algorithms.muzero_priorities import (
+    PriorityFunction,
+    PriorityName,
+    make_priority_function,
+    segment_priority,
+)
+from alfish.algorithms.muzero_reanalysis import Reanalysis, found_in
+from alfish.algorithms.muzero_report import muzero_report, priority_report
+from alfish.algorithms.muzero_target_maker import TargetMaker
+from alfish.algorithms.muzero_targets import MuzeroTargets
+from alfish.algorithms.td_horizons import LinearTdStepFunc, MixedValueTarget
 from alfish.checks import check_at_least
-from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
+from alfish.data_structures import AlgStep, BatchInfo, Experience, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.models.mcts_model import MCTSModel
 from alfish.models.sampled_model import sampled_policy_of
+from alfish.models.stochastic_mcts_model import StochasticMCTSModel
+from alfish.models.stochastic_unroll import StochasticUnrolled, stochastic_unroll
 from alfish.models.unroll import Unrolled, unroll
-from alfish.ops.distributions import categorical_entropy
-from alfish.ops.masking import masked_explained_variance, masked_means
-from alfish.ops.policy_losses import candidate_cross_entropy
+from alfish.networks.augmentation import MakesAugmentation, make_augmentation
+from alfish.networks.latents import flat_latents
 from alfish.ops.target_updates import TargetUpdate
 
-
-class UnrollInfo(NamedTuple):
-    """What the loss needs.
-
-    Attributes:
-        unrolled: the model's outputs.
-        targets: what they should be.
-    """
-
-    unrolled: Unrolled
-    targets: MuzeroTargets
+_WEIGHTS = ("value", "reward", "policy", "game_over", "consistency", "chance", "commitment")
 
 
 @gin.configurable
@@ -40,20 +42,28 @@ class MuzeroRepresentationImpl(Algorithm):
     """Trains a model so that, unrolled from a latent, it predicts rewards, values and search policies.
 
     Schrittwieser et al. 2020, "Mastering Atari, Go, chess and shogi by planning with a learned model", section 3 and
-    appendix G. As a representation, its output is the latent of an observation.
+    appendix G; Ye et al. 2021 (EfficientZero), section 4.1, for the consistency loss; Antonoglou et al. 2022, section
+    4, for models with chance outcomes. As a representation, its output is the latent of an observation.
+
+    Which heads are trained beside the value follows from the model: the reward's and that of the game's end where it
+    has them (`SimpleMCTSModel.reward_support`, `.predict_game_over`), the value prefix of a ValuePrefixMCTSModel, the
+    chance outcomes and afterstates of a StochasticMCTSModel.
 
     Args:
         observation_spec: nest of TensorSpec.
         action_spec: one discrete choice of A, or what the model has a policy for.
         model: makes the model, given `observation_spec` and `action_spec`.
         num_unroll_steps: R, at least 1.
-        td_steps: K, the n of the n-step value target, at least 1.
+        td_steps: K, the n of the n-step value target, at least 1; -1 for Monte-Carlo returns.
         discount: γ per environment step, in (0, 1].
         recurrent_gradient_scale: what is left of the gradient at the entrance of each dynamics step.
         value_loss_weight: of the value loss.
         reward_loss_weight: of the reward loss.
         policy_loss_weight: of the policy loss.
-        game_over_loss_weight: of the loss of the game-over head, if the model has one.
+        game_over_loss_weight: of the loss of the game-over head.
+        consistency_loss_weight: of the consistency loss; EfficientZero has 2.
+        chance_loss_weight: of the outcomes and values that afterstates predict.
+        commitment_loss_weight: of the distance of the chance encoder's output from its code.
         reward_transform: applied to the stored rewards before anything else, for example `@SignReward()`; None
             leaves them.
         target_update: how a target network follows the model; the value targets are then bootstrapped from what it says
@@ -61,9 +71,24 @@ class MuzeroRepresentationImpl(Algorithm):
             collected, which costs nothing but is as old as the row.
         random_action_after_episode_end: if True, the actions unrolled beyond an episode's end are drawn at random
             instead of repeating its last action, so that a game's end is learned to be absorbing whatever is done.
+        value_target: "n_step", "search" (the value that a search found for the row itself) or `@MixedValueTarget()`.
+        td_steps_function: lets K fall with the age of a row, `@LinearTdStepFunc()`; None for the same K everywhere.
+        reanalysis: searches sampled rows anew for their targets, `@Reanalysis()`; needs `target_update`.
+        train_policy: False leaves the policy head as it is, where only the latent is wanted: then what is stored with
+            the rows need not hold a policy.
+        consistency: makes the heads of a self-supervised loss between the latents that the dynamics predict and the
+            encodings of what was then observed, `@SimSiamHeads`, given the number of a latent's elements; None for no
+            such loss.
+        augmentation: `@RandomShift`, or several such constructors in a tuple: changes the observations that are encoded
+            in `train_step`, with draws of their own for the first ones and for those of the consistency loss. Targets
+            are made of what was observed.
+        priority_function: what replay priorities are made of: "value_error", "loss" or a function (see
+            `muzero_priorities.py`). None makes none.
+        mixed_precision: runs the model in bfloat16 in `train_step` (torch.autocast); losses and targets are float32.
+        report_interval: updates from one report (`muzero_report.py`) to the next; the losses are reported in each.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or two choices do not go together.
     """
 
     trains_on_last_rows = True
@@ -81,39 +106,47 @@ class MuzeroRepresentationImpl(Algorithm):
         reward_loss_weight: float = 1.0,
         policy_loss_weight: float = 1.0,
         game_over_loss_weight: float = 1.0,
+        consistency_loss_weight: float = 2.0,
+        chance_loss_weight: float = 1.0,
+        commitment_loss_weight: float = 0.25,
         reward_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         target_update: TargetUpdate | None = None,
         random_action_after_episode_end: bool = False,
+        value_target: str | MixedValueTarget = "n_step",
+        td_steps_function: LinearTdStepFunc | None = None,
+        reanalysis: Reanalysis | None = None,
+        train_policy: bool = True,
+        consistency: Callable[[int], torch.nn.Module] | None = None,
+        augmentation: MakesAugmentation | Sequence[MakesAugmentation] | None = None,
+        priority_function: PriorityName | PriorityFunction | None = None,
+        mixed_precision: bool = False,
+        report_interval: int = 10,
     ):
         super().__init__(observation_spec, action_spec)
-        name = "MuzeroRepresentationImpl"
-        check_at_least(f"{name}.num_unroll_steps", num_unroll_steps, 1)
-        check_at_least(f"{name}.td_steps", td_steps, 1)
-        if not 0.0 < discount <= 1.0:
-            raise ValueError(f"{name}.discount is {discount}; it must be in (0, 1]")
-        if not 0.0 <= recurrent_gradient_scale <= 1.0:
-            raise ValueError(f"{name}.recurrent_gradient_scale is {recurrent_gradient_scale}; it must be in [0, 1]")
-        self._weights = {
-            "value": value_loss_weight,
-            "reward": reward_loss_weight,
-            "policy": policy_loss_weight,
-            "game_over": game_over_loss_weight,
-        }
-        for part, weight in self._weights.items():
-            if not 0.0 <= weight < math.inf:
-                raise ValueError(f"{name}.{part}_loss_weight is {weight}; it must be a finite number of at least 0")
+        check_at_least("MuzeroRepresentationImpl.num_unroll_steps", num_unroll_steps, 1)
+        check_at_least("MuzeroRepresentationImpl.report_interval", report_interval, 1)
+        _check_settings(discount, recurrent_gradient_scale)
+        of_heads = (value_loss_weight, reward_loss_weight, policy_loss_weight, game_over_loss_weight)
+        self._weights = _checked_weights(*of_heads, consistency_loss_weight, chance_loss_weight, commitment_loss_weight)
         self.discount = discount
         self.model = model(observation_spec, action_spec)
         self._actions = sampled_policy_of(self.model, action_spec)
-        self._num_unroll_steps = num_unroll_steps
-        self._td_steps = td_steps
         self._gradient_scale = recurrent_gradient_scale
-        self._reward_transform = reward_transform
-        self._random_action_after_episode_end = random_action_after_episode_end
+        self._train_policy = train_policy
+        self._priority_function = None if priority_function is None else make_priority_function(priority_function)
+        self._augment = None if augmentation is None else make_augmentation(augmentation, observation_spec)
+        self._consistency = None if consistency is None else consistency(self._latent_size())
+        self._mixed_precision = mixed_precision
+        self._report_interval = report_interval
         self._target_update = target_update
-        self._target_model: MCTSModel | None = None
-        if target_update is not None:
-            self._target_model = copy.deepcopy(self.model).requires_grad_(False)
+        self._target_model = None if target_update is None else copy.deepcopy(self.model).requires_grad_(False)
+        needs_observations = consistency is not None or self.model.num_outcomes > 0
+        about_rows = (observation_spec, action_spec, self._actions, num_unroll_steps, td_steps, discount)
+        about_values = (self.model.predicts_reward, self._target_model, value_target, td_steps_function)
+        about_targets = (reward_transform, random_action_after_episode_end, train_policy, needs_observations)
+        self._target_maker = TargetMaker(*about_rows, *about_values, *about_targets, reanalysis)
+        self._target_report: dict[str, torch.Tensor] = {}
+        self._updates: int | None = None
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -121,128 +154,122 @@ class MuzeroRepresentationImpl(Algorithm):
             self._target_model.eval()  # its targets must not depend on what else is in the batch
         return self
 
+    def use_acting_algorithm(self, algorithm: Algorithm) -> None:
+        """Hands in the algorithm that acts over the latents, for a `Reanalysis` whose `algorithm` is None."""
+        self._target_maker.use_acting_algorithm(algorithm)
+
+    def check_experience(self, row_specs: Experience) -> None:
+        found_in(specs.zeros(row_specs.rollout_info), self._train_policy, "what is stored with the rows")
+
     def rows_needed(self) -> RowsNeeded:
-        future = self._num_unroll_steps + self._td_steps
-        return RowsNeeded(future=future, future_observations=0 if self._target_model is None else future)
+        return self._target_maker.rows_needed()
 
     def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
-        return AlgStep(self.model.encode(time_step.observation), state)
+        return AlgStep(self.model.state_of(self.model.encode(time_step.observation)), state)
 
     def rollout_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
         return self.predict_step(time_step, state)
 
     def preprocess_experience(
-        self, root_inputs: TimeStep, rollout_info: SearchInfo, batch_info: BatchInfo
+        self, root_inputs: TimeStep, rollout_info: nest.Nest, batch_info: BatchInfo
     ) -> tuple[TimeStep, MuzeroTargets]:
-        if self._reward_transform is not None:
-            root_inputs = root_inputs._replace(reward=self._reward_transform(root_inputs.reward))
-        end_row = episode_end_rows(root_inputs.is_last(), batch_info.position)
-        value = rollout_info.value if self._target_model is None else self._target_values(root_inputs, end_row)
-        targets = muzero_targets(
-            root_inputs,
-            end_row,
-            # FIRST rows hold 0 where an action is wanted, which need not be one of the actions. The loss masks what
-            # becomes of it.
-            self._actions.from_environment(root_inputs.prev_action),
-            rollout_info.policy,
-            value,
-            self._num_unroll_steps,
-            self._td_steps,
-            self.discount,
-            rollout_info.candidates,
-        )
-        if self._random_action_after_episode_end:
-            targets = targets._replace(action=self._random_beyond_end(targets))
-        num_starts = targets.reward.shape[1]
-        return nest.map_structure(lambda leaf: leaf[:, :num_starts], root_inputs), targets
-
-    def _random_beyond_end(self, targets: MuzeroTargets) -> torch.Tensor:
-        """The actions `[B, T, R, ...]`, with draws from all actions beyond the end of the episode."""
-        beyond, action = targets.beyond_episode_end[..., 1:], targets.action
-        if self._actions.num_choices is not None:
-            drawn = torch.randint_like(action, self._actions.num_choices)
-        else:
-            parameters = torch.zeros((1, self._actions.num_parameters), device=beyond.device)
-            drawn = self._actions.sample(parameters, beyond.numel(), math.inf).view_as(action)
-        return torch.where(beyond.view(*beyond.shape, *[1] * (action.dim() - beyond.dim())), drawn, action)
-
-    def _target_values(self, rows: TimeStep, end_row: torch.Tensor) -> torch.Tensor:
-        """The target network's values `[B, L]` of the rows at which n-step returns end; 0 elsewhere."""
-        assert self._target_model is not None
-        chosen = bootstrap_rows(end_row, self._td_steps, end_row.shape[1] - self._td_steps)
-        batch = torch.arange(chosen.shape[0], device=chosen.device)[:, None]
-        observation = nest.map_structure(lambda leaf: leaf[batch, chosen].flatten(0, 1), rows.observation)
-        value_logits = self._target_model.predict(self._target_model.encode(observation)).value_logits
-        value = self._target_model.value_of(value_logits).view_as(chosen)
-        return torch.zeros_like(rows.reward).scatter_(1, chosen, value)
+        # The report waits here for the loss's; of a batch that is made ahead of its update it tells as much.
+        inputs, targets, self._target_report = self._target_maker(root_inputs, rollout_info, batch_info)
+        return inputs, targets
 
     def train_step(self, inputs: TimeStep, state: nest.Nest, rollout_info: MuzeroTargets) -> AlgStep:
-        unrolled = unroll(self.model, inputs.observation, rollout_info.action, self._gradient_scale)
-        return AlgStep((), state, UnrollInfo(unrolled, rollout_info))
+        targets = rollout_info
+        num_rows, num_steps = targets.reward.shape
+        observation, following = self._augmented(inputs.observation), None
+        if nest.leaves(targets.observation):
+            following = self._augmented(nest.map_structure(lambda leaf: leaf.flatten(0, 1), targets.observation))
+        norm = torch.zeros(num_steps, device=targets.reward.device) if self._report_is_due() else None
+        consistency: nest.Nest = ()
+        with self._precision(targets.reward.device):
+            unrolled = self._unrolled(observation, following, targets.action, norm)
+            if self._consistency is not None:
+                consistency = self._consistency_loss(unrolled, following).view(num_rows, num_steps - 1)
+        if self._mixed_precision:
+            unrolled = nest.map_structure(lambda leaf: leaf.float() if leaf.is_floating_point() else leaf, unrolled)
+        gradient_norm = () if norm is None else norm.expand(num_rows, num_steps)
+        return AlgStep((), state, UnrollInfo(unrolled, targets, consistency, gradient_norm))
+
+    def calc_loss(self, info: UnrollInfo) -> LossInfo:
+        """The weighted sum of all losses over k = 0 … R, `[B, T]`: see `muzero_losses`."""
+        masks = loss_masks(info.targets)
+        losses = muzero_losses(self.model, self._actions, info, masks, self._train_policy)
+        loss = torch.stack([part * self._weights[name] for name, part in losses.items()]).sum(0)
+        extra = {f"loss/{name}": part.detach() for name, part in losses.items()}
+        report_is_due = self._report_is_due()
+        if report_is_due:
+            extra |= muzero_report(self.model, self._actions, info, masks, self._train_policy) | self._target_report
+        if self._priority_function is None:
+            return LossInfo(loss, extra)
+        priority = segment_priority(self._priority_function, self.model, info, loss)
+        return LossInfo(loss, extra | priority_report(priority) if report_is_due else extra, priority)
 
     def after_update(self, progress: Progress) -> None:
+        self._updates = progress.updates
         if self._target_model is not None and self._target_update is not None:
             self._target_update(self._target_model, self.model, progress.updates)
 
-    def calc_loss(self, info: UnrollInfo) -> LossInfo:
-        """The weighted sum of all heads' losses over k = 0 … R, `[B, T]`.
+    def after_train_iter(self, progress: Progress) -> None:
+        self._target_maker.after_train_iter(progress)
+        if self._updates is None:  # a run that begins, or is resumed; reports come at the same updates either way
+            self._updates = progress.updates
 
-        The loss at k ≥ 1 is divided by R, so that its size does not depend on R (appendix G). Beyond a game's end the
-        value and the reward learn 0 (the absorbing state) and the policy learns nothing; beyond a time limit or a cut
-        nothing is learned.
-        """
-        unrolled, targets = info
-        prediction = unrolled.prediction
-        known = ~(targets.beyond_episode_end & targets.is_partial.unsqueeze(-1))
-        weight = torch.full_like(targets.value, 1.0 / self._num_unroll_steps)
-        weight[..., 0] = 1.0
-        weight = weight * known
-        policy_loss, entropy = self._policy_loss_and_entropy(prediction.policy_logits, targets)
-        policy_mask = known & ~targets.beyond_episode_end & ~targets.game_over
-        parts = {
-            "policy": (policy_loss * weight * policy_mask).sum(-1),
-            "value": (self.model.value_loss(prediction.value_logits, targets.value) * weight).sum(-1),
-        }
-        if self.model.predicts_reward:
-            reward_loss = self.model.reward_loss(unrolled.reward_logits, targets.reward[..., 1:])
-            parts["reward"] = (reward_loss * weight[..., 1:]).sum(-1)
-        if self.model.predicts_game_over:
-            game_over_loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                prediction.game_over_logit, targets.game_over.float(), reduction="none"
-            )
-            parts["game_over"] = (game_over_loss * weight).sum(-1)
-        loss = torch.stack([part * self._weights[name] for name, part in parts.items()]).sum(0)
-        extra = {f"loss/{name}": part.detach() for name, part in parts.items()}
-        return LossInfo(loss, extra | self._report(unrolled, targets, entropy, policy_mask, known))
+    def _report_is_due(self) -> bool:
+        return (self._updates or 0) % self._report_interval == 0
 
-    def _policy_loss_and_entropy(
-        self, parameters: torch.Tensor, targets: MuzeroTargets
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both `[B, T, R+1]`, of the policy head's outputs `[B, T, R+1, P]`; the entropy without gradient."""
-        if isinstance(targets.candidates, torch.Tensor):
-            log_prob = self._actions.log_prob(parameters, targets.candidates)
-            return candidate_cross_entropy(targets.policy, log_prob), self._actions.entropy(parameters.detach())
-        log_policy = torch.log_softmax(parameters, dim=-1)
-        return -(targets.policy * log_policy).sum(-1), categorical_entropy(log_policy.detach())
+    def _augmented(self, observation: nest.Nest) -> nest.Nest:
+        return observation if self._augment is None else self._augment(observation)
+
+    def _precision(self, device: torch.device) -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(device.type, torch.bfloat16) if self._mixed_precision else contextlib.nullcontext()
+
+    def _unrolled(
+        self, observation: nest.Nest, following: nest.Nest, action: torch.Tensor, gradient_norm: torch.Tensor | None
+    ) -> Unrolled | StochasticUnrolled:
+        """Unrolls along actions `[N, R]`; `following` are the R observations `[N * R, ...]` after each of the first."""
+        if not isinstance(self.model, StochasticMCTSModel):
+            return unroll(self.model, observation, action, self._gradient_scale, gradient_norm)
+
+        def joined(first: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
+            return torch.cat((first.unsqueeze(1), later.unflatten(0, (len(first), -1))), dim=1)
+
+        seen = nest.map_structure(joined, observation, following)
+        return stochastic_unroll(self.model, seen, action, self._gradient_scale, gradient_norm)
+
+    def _consistency_loss(self, unrolled: Unrolled | StochasticUnrolled, following: nest.Nest) -> torch.Tensor:
+        """The loss `[N * R]` of all latents but the first against encodings of the observations `[N * R, ...]`."""
+        assert self._consistency is not None
+        predicted = nest.map_structure(lambda leaf: leaf[:, 1:].flatten(0, 1), self.model.state_of(unrolled.latent))
+        with torch.no_grad():
+            observed = self.model.state_of(self.model.encode(following))
+        return self._consistency(flat_latents(predicted), flat_latents(observed))
 
     @torch.no_grad()
-    def _report(
-        self,
-        unrolled: Unrolled,
-        targets: MuzeroTargets,
-        entropy: torch.Tensor,
-        policy_mask: torch.Tensor,
-        known: torch.Tensor,
-    ) -> dict[str, Any]:
-        # The first and the last of the R+1 only: decoding a categorical value is the dearest part of the report.
-        ends = [0, targets.value.shape[-1] - 1]
-        value = self.model.value_of(unrolled.prediction.value_logits[..., ends, :])
-        target, known_ends = targets.value[..., ends], known[..., ends]
-        target_entropy = -torch.xlogy(targets.policy, targets.policy).sum(-1)
-        report = masked_means({"policy/entropy": entropy, "policy/target_entropy": target_entropy}, policy_mask)
-        report |= {"value/mean": value[..., 0].mean(), "value/target_mean": target[..., 0].mean()}
-        for place, step in enumerate(ends):
-            report[f"value/explained_variance_{step}"] = masked_explained_variance(
-                value[..., place], target[..., place], known_ends[..., place]
+    def _latent_size(self) -> int:
+        self.model.eval()  # a row of zeros must not enter the statistics of batch normalisation
+        latent = self.model.state_of(self.model.encode(specs.zeros(self.observation_spec, (1,))))
+        self.model.train()
+        return flat_latents(latent).shape[1]
+
+
+def _checked_weights(*weights: float) -> dict[str, float]:
+    """The weights by the names of `_WEIGHTS`."""
+    for name, weight in zip(_WEIGHTS, weights, strict=True):
+        if not 0.0 <= weight < math.inf:
+            raise ValueError(
+                f"MuzeroRepresentationImpl.{name}_loss_weight is {weight}; it must be a finite number of at least 0"
             )
-        return report
+    return dict(zip(_WEIGHTS, weights, strict=True))
+
+
+def _check_settings(discount: float, recurrent_gradient_scale: float) -> None:
+    if not 0.0 < discount <= 1.0:
+        raise ValueError(f"MuzeroRepresentationImpl.discount is {discount}; it must be in (0, 1]")
+    if not 0.0 <= recurrent_gradient_scale <= 1.0:
+        raise ValueError(
+            f"MuzeroRepresentationImpl.recurrent_gradient_scale is {recurrent_gradient_scale}; it must be in [0, 1]"
+        )

@@ -1,7 +1,9 @@
 """MuZero's training targets: pure functions of one block of rows.
 
-A block is `[B, L]` with L = T + R + K rows. E(p) is the row at which the episode of row p ends: its LAST row, or the
-newest stored row if it is still open. For the start p and k = 0 … R let c = min(p + k, E(p)).
+A block is `[B, L]`: T rows that targets start from, R more that they reach, and at least one row after these. E(p) is
+the row at which the episode of row p ends: its LAST row, or the newest stored row if it is still open. For the start p
+and k = 0 … R let c = min(p + k, E(p)); so c is among the block's first N = T + R rows. d is the environment's discount,
+received on arriving at a row as the reward is.
 """
 
 from typing import NamedTuple
@@ -9,33 +11,61 @@ from typing import NamedTuple
 import torch
 
 from alfish import nest
-from alfish.data_structures import TimeStep
-from alfish.ops.returns import n_step_return
+from alfish.data_structures import Tail, TimeStep
+from alfish.ops.returns import bootstrapped_return
+
+
+class Block(NamedTuple):
+    """Rows, and what is known of their places.
+
+    Attributes:
+        rows: `[B, L]`; the observation may have fewer, but at least as many as are read.
+        end_row: `[B, L]` int64, E.
+        over: `[B, L]` bool, the game is over: c is E(c) and d[c] = 0. A row before the end of its episode may have a
+            discount of 0 as well (a lost life); there the game goes on.
+        num_starts: T.
+        num_rows: N = T + R.
+    """
+
+    rows: TimeStep
+    end_row: torch.Tensor
+    over: torch.Tensor
+    num_starts: int
+    num_rows: int
 
 
 class MuzeroTargets(NamedTuple):
-    """Targets `[B, T, R+1]`, except `action` `[B, T, R]`.
+    """Targets `[B, T, R+1]`, except where said.
 
     Attributes:
-        action: the action that led to row min(p + k + 1, E(p)).
+        action: `[B, T, R, ...]`, the action that led to row min(p + k + 1, E(p)).
         reward: received on arriving at c; 0 beyond the end of the episode.
-        value: see `value_targets`; 0 where the game is over.
-        policy: `[B, T, R+1, A]`, the search policy stored at c.
+        value: `return_values`, `search_values` or a mixture; `outcome_values` if rewards are not predicted.
+        policy: `[B, T, R+1, A]`, the search policy of c; `()` if no policy is trained.
         beyond_episode_end: bool, p + k > E(p).
         game_over: bool, c is E(p) and its discount is 0: no reward can follow.
         is_partial: `[B, T]` bool, the rows reach a point that is not the end of a game; where `beyond_episode_end` is
             true as well, what would have followed is hidden by a time limit or a cut, and must not be learned.
         candidates: `[B, T, R+1, K, ...]`, the actions that `policy` is over; `()` if those are all there are.
+        observation: `[B, T, R, ...]`, of the rows c for k = 1 … R; `()` if nobody asked for it.
     """
 
     action: torch.Tensor
     reward: torch.Tensor
     value: torch.Tensor
-    policy: torch.Tensor
+    policy: nest.Nest
     beyond_episode_end: torch.Tensor
     game_over: torch.Tensor
     is_partial: torch.Tensor
     candidates: nest.Nest = ()
+    observation: nest.Nest = ()
+
+
+def make_block(rows: TimeStep, position: torch.Tensor, num_starts: int, num_unroll_steps: int) -> Block:
+    """The block of rows `[B, L]`, L > T + R, with positions as in BatchInfo, for T starts and R unroll steps."""
+    end_row = episode_end_rows(rows.is_last(), position)
+    is_end = end_row == torch.arange(end_row.shape[1], device=end_row.device)
+    return Block(rows, end_row, is_end & (rows.discount == 0.0), num_starts, num_starts + num_unroll_steps)
 
 
 def episode_end_rows(is_last: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
@@ -57,95 +87,130 @@ def episode_end_rows(is_last: torch.Tensor, position: torch.Tensor) -> torch.Ten
     return torch.where(ends, rows, length).flip(1).cummin(dim=1).values.flip(1)
 
 
-def bootstrap_rows(end_row: torch.Tensor, num_steps: int, num_rows: int) -> torch.Tensor:
-    """The rows c + m at which n-step returns end: min(c + n, E(c)).
+def bootstrap_rows(end_row: torch.Tensor, horizon: int | torch.Tensor, num_rows: int) -> torch.Tensor:
+    """The rows c + m at which returns end: m = min(n, E(c) - c).
 
     Args:
         end_row: `[B, L]`, E.
-        num_steps: n.
-        num_rows: how many of the first rows c are asked for.
+        horizon: n, at least 0; one number, or one for each row, `[B, N]` or `[B, 1]` int64.
+        num_rows: N, how many of the first rows c are asked for.
 
     Returns:
-        `[B, num_rows]` int64, numbers of rows in the block.
+        `[B, N]` int64, numbers of rows in the block.
     """
-    rows = torch.arange(num_steps, num_steps + num_rows, device=end_row.device)
-    return torch.minimum(rows, end_row[:, :num_rows])
+    return torch.minimum(torch.arange(num_rows, device=end_row.device) + horizon, end_row[:, :num_rows])
 
 
-def value_targets(
-    reward: torch.Tensor,
-    discount: torch.Tensor,
-    value: torch.Tensor,
-    end_row: torch.Tensor,
-    num_steps: int,
-    gamma: float,
-) -> torch.Tensor:
-    """n-step returns (Schrittwieser et al. 2020, section 3 and appendix G), 0 where the game is over.
+def value_behind(value: torch.Tensor, tail: Tail) -> torch.Tensor:
+    """The values from which Monte-Carlo returns are bootstrapped.
 
-    With m = min(n, E(c) - c) and V(E) = 0 at the end of a game::
+    Where the episode goes on behind the block's last row l, its return from there takes the place of l's value::
 
-        z(c) = sum_{j=1..m} gamma^{j-1} (prod_{i=c+1..c+j-1} discount[i]) reward[c+j]
-               + gamma^m (prod_{i=c+1..c+m} discount[i]) V[c+m]
+        tail.reward + tail.discount V[E(l)]
 
-    A game's end inside the n steps ends the sum; a time limit's LAST row is bootstrapped.
+    with the value that was stored with E(l). It counts where the episode was cut, or is open; at the end of a game the
+    tail's discount is 0.
 
     Args:
-        reward: `[B, L]`, received on arriving at a row.
-        discount: `[B, L]`, the environment's: 0 at the end of a game.
+        value: `[B, L]`, V.
+        tail: `[B]`, from l on.
+
+    Returns:
+        `[B, L]`.
+    """
+    behind = torch.addcmul(tail.reward, tail.discount, tail.rollout_info.value)
+    return torch.cat((value[:, :-1], behind.unsqueeze(1)), dim=1)
+
+
+def return_values(
+    block: Block, value: torch.Tensor, horizon: int | torch.Tensor, max_horizon: int, gamma: float
+) -> torch.Tensor:
+    """The n-step returns (Schrittwieser et al. 2020, section 3 and appendix G).
+
+    With m = min(n, E(c) - c)::
+
+        z(c) = sum_{j=1..m} gamma^{j-1} (prod_{i=c..c+j-1} d[i]) reward[c+j] + gamma^m (prod_{i=c..c+m} d[i]) V[c+m]
+
+    A game's end inside the n steps ends the sum; a time limit's LAST row, and the newest row of an open episode, are
+    bootstrapped. Monte-Carlo returns are those of n >= L - 1, with V from `value_behind`.
+
+    Args:
+        block: the rows.
         value: `[B, L]`, V; read at `bootstrap_rows` only.
-        end_row: `[B, L]`, E.
-        num_steps: n, at least 1.
+        horizon: n, at least 0; one number, or one for each row, `[B, N]` or `[B, 1]` int64.
+        max_horizon: at least 1 and at least all of `horizon`; more than L - 1 costs no more than that.
         gamma: in [0, 1].
 
     Returns:
-        `[B, L - 1]`; what stands within n rows of the block's end looks less than n steps ahead.
+        `[B, N]`; 0 where the game is over.
     """
-    ends = end_row == torch.arange(end_row.shape[1], device=end_row.device)
-    value = value.masked_fill(ends & (discount == 0.0), 0.0)
-    return n_step_return(reward, discount, value, ends, gamma, num_steps)
+    rows, num_rows = block.rows, block.num_rows
+    steps = bootstrap_rows(block.end_row, horizon, num_rows) - torch.arange(num_rows, device=value.device)
+    max_steps = min(max_horizon, value.shape[1] - 1)
+    return rows.discount[:, :num_rows] * bootstrapped_return(rows.reward, rows.discount, value, steps, gamma, max_steps)
 
 
-def muzero_targets(
-    rows: TimeStep,
-    end_row: torch.Tensor,
-    action_index: torch.Tensor,
-    policy: torch.Tensor,
-    value: torch.Tensor,
-    num_unroll_steps: int,
-    num_bootstrap_steps: int,
-    gamma: float,
-    candidates: nest.Nest = (),
-) -> MuzeroTargets:
-    """Targets of a block with T = L − R − K starts.
+def search_values(block: Block, value: torch.Tensor) -> torch.Tensor:
+    """The value that a search found for each row (Wang et al. 2024, section 4.3): z(c) = d[c] V[c].
 
     Args:
-        rows: `[B, L]`; observations are not looked at.
-        end_row: `[B, L]`, E, from `episode_end_rows`.
-        action_index: `[B, L]` int64 in `0 … A−1`, the action that led to each row (`prev_action`); `[B, L, ...]` where
-            actions are not one discrete choice.
-        policy: `[B, L, A]`, of the stored search.
-        value: `[B, L]`, what returns are bootstrapped from; read at `bootstrap_rows` only.
-        num_unroll_steps: R.
-        num_bootstrap_steps: K, the n of the n-step return.
-        gamma: the discount per step.
-        candidates: `[B, L, K, ...]`, the actions that `policy` is over; `()` if those are all there are.
+        block: the rows.
+        value: `[B, L]`, V.
+
+    Returns:
+        `[B, N]`; 0 where the game is over.
     """
-    length = rows.reward.shape[1]
-    num_starts = length - num_unroll_steps - num_bootstrap_steps
-    values = value_targets(rows.reward, rows.discount, value, end_row, num_bootstrap_steps, gamma)
-    batch = torch.arange(rows.reward.shape[0], device=rows.reward.device)[:, None, None]
-    start = torch.arange(num_starts, device=rows.reward.device)[:, None]
-    wanted = start + torch.arange(num_unroll_steps + 1, device=rows.reward.device)
-    end = end_row[:, :num_starts, None]
+    return block.rows.discount[:, : block.num_rows] * value[:, : block.num_rows]
+
+
+def outcome_values(block: Block, values: torch.Tensor) -> torch.Tensor:
+    """Value targets `[B, N]` of a model that predicts no rewards, for games in which only the last step pays.
+
+    Where the game is over, the value is not 0 but the reward received on arriving there, so that a search sees the
+    outcome in the value of where it ends.
+    """
+    return torch.where(block.over[:, : block.num_rows], block.rows.reward[:, : block.num_rows], values)
+
+
+def block_targets(
+    block: Block,
+    values: torch.Tensor,
+    policy: nest.Nest = (),
+    candidates: nest.Nest = (),
+    with_observation: bool = False,
+) -> MuzeroTargets:
+    """Lays what is to be learned of single rows out along the unrolls from the T starts.
+
+    Args:
+        block: the rows; `prev_action` as the model numbers actions.
+        values: `[B, N]`, the value targets.
+        policy: `[B, N, A]`, or with more rows; `()` for none.
+        candidates: `[B, N, K, ...]`, or with more rows, the actions that `policy` is over; `()` if those are all.
+        with_observation: whether observations are wanted.
+    """
+    rows, num_starts = block.rows, block.num_starts
+    starts = torch.arange(num_starts, device=values.device).unsqueeze(1)
+    wanted = starts + torch.arange(block.num_rows - num_starts + 1, device=values.device)
+    end = block.end_row[:, :num_starts].unsqueeze(2)
     current = torch.minimum(wanted, end)
     beyond = wanted > end
+    later = current[:, :, 1:]
+    observation = rows.observation if with_observation else ()
     return MuzeroTargets(
-        action=action_index[batch, current[:, :, 1:]],
-        reward=rows.reward[batch, current].masked_fill(beyond, 0.0),
-        value=values[batch, current],
-        policy=policy[batch, current],
+        action=take_rows(rows.prev_action, later),
+        reward=take_rows(rows.reward, current).masked_fill(beyond, 0.0),
+        value=take_rows(values, current),
+        policy=nest.map_structure(lambda leaf: take_rows(leaf, current), policy),
         beyond_episode_end=beyond,
-        game_over=(current == end) & (rows.discount[batch, current] == 0.0),
-        is_partial=rows.discount[batch[..., 0], current[:, :, -1]] != 0.0,
-        candidates=nest.map_structure(lambda leaf: leaf[batch, current], candidates),
+        game_over=take_rows(block.over, current),
+        is_partial=take_rows(rows.discount, current[:, :, -1]) != 0.0,
+        candidates=nest.map_structure(lambda leaf: take_rows(leaf, current), candidates),
+        observation=nest.map_structure(lambda leaf: take_rows(leaf, later), observation),
     )
+
+
+def take_rows(leaf: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """`leaf[b, rows[b, ...]]`: of `[B, L, X]` the rows `[B, ...]`, copied to `[B, ..., X]`."""
+    if leaf.dim() == 2:
+        return leaf.gather(1, rows.flatten(1)).view_as(rows)
+    return leaf[torch.arange(len(rows), device=rows.device).view(-1, *[1] * (rows.dim() - 1)), rows]

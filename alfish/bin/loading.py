@@ -8,8 +8,8 @@ import torch
 from alfish import gin_config
 from alfish.algorithms.algorithm import Algorithm
 from alfish.bin import run_folder
-from alfish.trainers.checkpoint_store import CheckpointStore, load_weights
 from alfish.trainers.experiment import Built, Experiment
+from alfish.trainers.weight_files import read_run, take_weights
 
 
 def build(
@@ -39,11 +39,8 @@ def build(
 
 def _load_best(folder: pathlib.Path, algorithm: Algorithm) -> str:
     """The best weights, or the newest ones if the run has not evaluated yet."""
-    path = folder / run_folder.BEST / "weights.pt"
-    if path.is_file():
-        load_weights(path, algorithm)
-        return f"the best weights of {folder}"
-    step = CheckpointStore(folder / run_folder.CHECKPOINTS).load({"algorithm": algorithm}, on_missing="skip")
+    weights, step = read_run(folder)
+    take_weights(algorithm, weights, f"the run {folder}")
     if step is None:
-        raise ValueError(f"{folder} holds no weights: the run was stopped before its first checkpoint; let it train on")
+        return f"the best weights of {folder}"
     return f"the weights of {folder} at {step:,} env steps (it has not evaluated yet)"

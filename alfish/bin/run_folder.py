@@ -12,7 +12,7 @@ from alfish import gin_config
 from alfish.bin.config_differences import differences
 from alfish.trainers.checkpoint_files import replace_file
 
-METRICS, TENSORBOARD, CHECKPOINTS, BEST = "metrics.csv", "tensorboard", "checkpoints", "best"
+METRICS, TENSORBOARD = "metrics.csv", "tensorboard"
 CONFIG, OPERATIVE_CONFIG = "config.gin", "operative_config.gin"
 
 

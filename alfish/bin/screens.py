@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
-from alfish import nest
 from alfish.bin import config_differences, devices, interruption
+from alfish.bin.dry_run import parameter_count
 from alfish.trainers.estimate import estimate_run_time
 from alfish.trainers.evaluator import Evaluation
 from alfish.trainers.trainer import Trainer
@@ -16,22 +16,28 @@ LONG_RUN = 2 * 60 * 60
 
 
 def print_first_screen(
-    trainer: Trainer, folder: pathlib.Path, device: torch.device, resumed: bool, changes: Sequence[str]
+    trainer: Trainer,
+    folder: pathlib.Path,
+    device: torch.device,
+    resumed: bool,
+    changes: Sequence[str],
+    dropped: bool = False,
 ) -> None:
     """Says what is about to run and where; then, once that is measured, for how long; and what config has changed."""
     built, total = trainer.built, trainer.total_env_steps
-    num_bytes = trainer.batch_source.num_bytes
     lines = {
-        "algorithm": f"{type(built.algorithm).__name__}, {_parameter_count(built.algorithm):,} parameters",
+        "algorithm": f"{type(built.algorithm).__name__}, {parameter_count(built.algorithm):,} parameters",
         "environment": f"{built.environment.num_envs} × {built.environment.name}",
         "device": devices.description(device),
         "seed": str(trainer.seed),
         "run folder": str(folder),
-        "replay memory": f"{num_bytes / 1e6:,.1f} MB when full" if num_bytes else "none",
+        "replay memory": _replay_size(trainer),
         "curves": f"tensorboard --logdir={folder}",
     }
     if resumed:
         lines["resumed"] = f"at {trainer.progress.env_steps:,} of {total:,} env steps"
+        if dropped and trainer.replay_size.total:
+            lines["dropped"] = "the stored rows of the checkpoint: the replay begins empty (--drop_replay)"
     print("\n".join(f"{name:>14}  {text}" for name, text in lines.items()), flush=True)
     seconds = estimate_run_time(trainer, device).run
     what = f"acting and updates until {total:,} env steps; environments add theirs"
@@ -75,19 +81,6 @@ def print_complete(trainer: Trainer, folder: pathlib.Path) -> None:
     print(f"  {interruption.command('train', root_dir=str(folder), gin_param=param)}")
 
 
-def print_dry_run(trainer: Trainer) -> None:
-    """Runs a few tiny iterations and prints the shapes that go through the house."""
-    batch = trainer.dry_run()
-    print(f"parameters: {_parameter_count(trainer.built.algorithm):,}")
-    for name, child in trainer.built.algorithm.named_modules():
-        if name and name.count(".") < 2 and _parameter_count(child):
-            print(f"  {name:<40} {_parameter_count(child):>12,}")
-    print("a training batch:")
-    for path, leaf in nest.leaves_with_paths(batch):
-        print(f"  {path:<40} {str(list(leaf.shape)):>24} {str(leaf.dtype).removeprefix('torch.')}")
-    print("dry run: everything was built and run; nothing was kept")
-
-
 def duration(seconds: float) -> str:
     """A time in the unit that suits it."""
     for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
@@ -96,5 +89,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _parameter_count(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+def _replay_size(trainer: Trainer) -> str:
+    memory, disk = trainer.replay_size
+    parts = [f"{memory / 1e6:,.1f} MB"] * (memory > 0) + [f"{disk / 1e6:,.1f} MB on disk"] * (disk > 0)
+    return f"{', '.join(parts)} when full" if parts else "none"

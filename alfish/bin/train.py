@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 
 from alfish import gin_config
-from alfish.bin import command_line, devices, interruption, run_folder, screens
+from alfish.bin import command_line, devices, dry_run, interruption, run_folder, screens
 from alfish.bin.command_flags import Flags, path, whole_number
 from alfish.summary.console_writer import ConsoleWriter
 from alfish.summary.csv_writer import CsvWriter
@@ -35,6 +35,7 @@ def _flags() -> Flags:
     add("--device", metavar="DEVICE", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--dry_run", action="store_true", help="build everything, run a little, print shapes, keep nothing")
     add("--strict", action="store_true", help="refuse bindings that have no effect")
+    add("--drop_replay", action="store_true", help="continue a run without the rows that its replay had stored")
     add("--stop_at_env_steps", metavar="N", type=whole_number(1), help="save and stop there; the run can go on later")
     return flags
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         gin_config.report_unused(given.strict)
         if given.dry_run:
-            screens.print_dry_run(trainer)
+            dry_run.print_dry_run(trainer)
             return command_line.DONE
         with run_folder.locked(folder):
             return _train(trainer, folder, device, given)
@@ -72,12 +73,12 @@ def _parse_config(given: argparse.Namespace) -> pathlib.Path:
 def _train(trainer: Trainer, folder: pathlib.Path, device: torch.device, given: argparse.Namespace) -> int:
     curves = CsvWriter(folder / run_folder.METRICS), TensorBoardWriter(folder / run_folder.TENSORBOARD)
     console = ConsoleWriter(trainer.total_env_steps, sys.stdout)
-    resumed = trainer.open(folder, Summaries([*curves, console]))
+    resumed = trainer.open(folder, Summaries([*curves, console]), given.drop_replay)
     if trainer.finished:
         screens.print_complete(trainer, folder)
         return command_line.DONE
     changes = run_folder.save_config(folder, trainer.progress.env_steps)
-    screens.print_first_screen(trainer, folder, device, resumed, changes)
+    screens.print_first_screen(trainer, folder, device, resumed, changes, given.drop_replay)
     with interruption.stopping(trainer.request_stop) as stopped:
         run_folder.save_operative_config(folder)
         evaluation = trainer.train(given.stop_at_env_steps)

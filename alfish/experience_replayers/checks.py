@@ -1,4 +1,4 @@
-"""Checks that the ring and the episode index share."""
+"""Checks that the pieces of the replay buffer share."""
 
 from typing import Any
 
@@ -6,15 +6,28 @@ import numpy as np
 import torch
 
 
-def check_stored(position: np.ndarray, env_id: np.ndarray, oldest: int, newest: int, num_envs: int) -> None:
-    """Checks that all positions lie in `[oldest, newest]` and all environments in `[0, num_envs)`.
+def check_stored(position: np.ndarray, env_id: np.ndarray, oldest: np.ndarray, newest: np.ndarray) -> None:
+    """Checks that rows are stored.
+
+    Args:
+        position: int64 array of any shape.
+        env_id: int64 array that broadcasts with it.
+        oldest: int64 `[B]`, position of the oldest stored row of each environment.
+        newest: int64 `[B]`, of the newest; less than `oldest` if there is none.
 
     Raises:
-        ValueError: one does not; says which range was asked for.
+        ValueError: one is not; names it and says what is stored.
     """
-    for name, asked, low, high in (("position", position, oldest, newest), ("env_id", env_id, 0, num_envs - 1)):
-        if asked.size and (asked.min() < low or asked.max() > high):
-            raise ValueError(f"{name} from {asked.min()} to {asked.max()} is not stored; stored are {low} to {high}")
+    num_envs = len(oldest)
+    if env_id.size and (env_id.min() < 0 or env_id.max() >= num_envs):
+        raise ValueError(f"env_id from {env_id.min()} to {env_id.max()} is not stored; stored are 0 to {num_envs - 1}")
+    wrong = (position < oldest[env_id]) | (position > newest[env_id])
+    if wrong.any():
+        one = np.argmax(wrong)
+        row, env = (np.broadcast_to(array, wrong.shape).flat[one] for array in (position, env_id))
+        raise ValueError(
+            f"position {row} of environment {env} is not stored; stored are {oldest[env]} to {newest[env]}"
+        )
 
 
 def check_keys(state: dict[str, Any], own: dict[str, Any], what: str) -> None:
@@ -28,14 +41,15 @@ def check_keys(state: dict[str, Any], own: dict[str, Any], what: str) -> None:
         raise ValueError(f"{what}: the state holds {found}, expected {sorted(own)}; it was not saved by this class")
 
 
-def check_count(count: Any, what: str) -> None:
-    """Checks a saved counter.
+def check_num_added(num_added: Any, num_envs: int, what: str) -> None:
+    """Checks saved counters, one for each environment.
 
     Raises:
-        ValueError: it is not a whole number that is at least 0.
+        ValueError: they are not B whole numbers that are at least 0.
     """
-    if not isinstance(count, int) or count < 0:
-        raise ValueError(f"{what}: the state has num_added={count!r}, expected a whole number of rows; it is damaged")
+    check_tensors([num_added], [torch.zeros(num_envs, dtype=torch.int64)], what)
+    if int(num_added.min()) < 0:
+        raise ValueError(f"{what}: the state has num_added={num_added.tolist()}, expected at least 0; it is damaged")
 
 
 def check_tensors(tensors: Any, expected: list[torch.Tensor], what: str) -> None:

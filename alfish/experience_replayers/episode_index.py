@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from alfish.data_structures import StepType
-from alfish.experience_replayers.checks import check_count, check_keys, check_stored, check_tensors
+from alfish.experience_replayers.checks import check_keys, check_num_added, check_stored, check_tensors
 
 _OPEN = np.iinfo(np.int64).max
 
@@ -15,11 +15,11 @@ class EpisodeIndex:
     """Begin and end positions of the episodes of the rows in a ring of the same length.
 
     An episode begins at a FIRST row and at a row that follows a LAST row (a cut may leave an episode with its LAST row
-    only). It ends at its LAST row; while it is open, at the newest row.
+    only). It ends at its LAST row; while it is open, at the newest row of its environment.
 
     Every stored row knows its episode's number, modulo L + 1: L stored rows belong to at most L episodes, and one more
     is the one before them that an append may close. A table by that number holds begin and end. So an append costs
-    O(T B), however long the episode is that it closes.
+    O(T E), however long the episodes are that it closes.
 
     Args:
         num_envs: B.
@@ -29,7 +29,7 @@ class EpisodeIndex:
     def __init__(self, num_envs: int, length: int):
         self._num_envs = num_envs
         self._length = length
-        self._num_added = 0
+        self._num_added = np.zeros(num_envs, np.int64)
         # np.zeros takes memory only as it is written, as np.empty does, and leaves no garbage in a checkpoint.
         self._entry = np.zeros((length, num_envs), np.int64)
         self._begin = np.zeros((length + 1, num_envs), np.int64)
@@ -40,36 +40,42 @@ class EpisodeIndex:
     @staticmethod
     def predicted_bytes(num_envs: int, length: int) -> int:
         """Bytes that the index takes when every row is an episode of its own."""
-        return (3 * length + 2) * num_envs * 8
+        return ((3 * length + 4) * 8 + 1) * num_envs
 
-    def append(self, step_type: np.ndarray) -> None:
-        """Adds T rows of every environment.
+    @property
+    def num_added(self) -> np.ndarray:
+        """Rows ever added of each environment, int64 `[B]`."""
+        return self._num_added.copy()
+
+    def append(self, step_type: np.ndarray, first_env: int = 0) -> None:
+        """Adds T rows of each of the environments `first_env, …, first_env + E - 1`.
 
         Args:
-            step_type: uint8 `[T, B]`, T at most L.
+            step_type: uint8 `[T, E]`, T at most L.
+            first_env: the first of them.
         """
-        num_rows = len(step_type)
-        assert step_type.shape == (num_rows, self._num_envs)
-        assert num_rows <= self._length
+        num_rows, num_envs = step_type.shape
+        envs = slice(first_env, first_env + num_envs)
+        assert 1 <= num_rows <= self._length and 0 <= first_env <= self._num_envs - num_envs
         is_last = step_type == StepType.LAST
-        follows_last = np.concatenate([self._after_last[None], is_last[:-1]])
+        follows_last = np.concatenate([self._after_last[None, envs], is_last[:-1]])
         begins = (step_type == StepType.FIRST) | follows_last
-        number = self._number + np.cumsum(begins, axis=0)
+        number = self._number[envs] + np.cumsum(begins, axis=0)
         entry = number % (self._length + 1)
-        position = self._num_added + np.arange(num_rows)
-        self._entry[position % self._length] = entry
+        position = self._num_added[envs] + np.arange(num_rows)[:, None]
+        self._entry[position % self._length, np.arange(first_env, first_env + num_envs)] = entry
 
         # All begins before all ends: a window may open, and close, an episode whose predecessor it closes too.
-        row, env_id = np.nonzero(begins)
-        self._begin[entry[row, env_id], env_id] = position[row]
-        self._end[entry[row, env_id], env_id] = _OPEN
-        self._end[(number[row, env_id] - 1) % (self._length + 1), env_id] = position[row] - 1
-        row, env_id = np.nonzero(is_last)
-        self._end[entry[row, env_id], env_id] = position[row]
+        row, env = np.nonzero(begins)
+        self._begin[entry[row, env], first_env + env] = position[row, env]
+        self._end[entry[row, env], first_env + env] = _OPEN
+        self._end[(number[row, env] - 1) % (self._length + 1), first_env + env] = position[row, env] - 1
+        row, env = np.nonzero(is_last)
+        self._end[entry[row, env], first_env + env] = position[row, env]
 
-        self._number = number[-1]
-        self._after_last = is_last[-1]
-        self._num_added += num_rows
+        self._number[envs] = number[-1]
+        self._after_last[envs] = is_last[-1]
+        self._num_added[envs] += num_rows
 
     def begin(self, position: np.ndarray, env_id: np.ndarray) -> np.ndarray:
         """The position at which the episode of each row began, even if that row has been overwritten.
@@ -84,7 +90,7 @@ class EpisodeIndex:
         return self._begin[self._entries(position, env_id), env_id]
 
     def end(self, position: np.ndarray, env_id: np.ndarray) -> np.ndarray:
-        """The position of the last row of each row's episode; the newest row's if the episode is open.
+        """The position of the last row of each row's episode; the environment's newest row's if the episode is open.
 
         Args:
             position: int64 array of stored rows.
@@ -93,21 +99,32 @@ class EpisodeIndex:
         Raises:
             ValueError: a row is not stored.
         """
-        return np.minimum(self._end[self._entries(position, env_id), env_id], self._num_added - 1)
+        return np.minimum(self._end[self._entries(position, env_id), env_id], self._num_added[env_id] - 1)
+
+    def steps_to_end(self, position: np.ndarray, env_id: np.ndarray) -> np.ndarray:
+        """How many rows lie between each row and the end of its episode; see `end`. 0 for a LAST row.
+
+        Args:
+            position: int64 array of stored rows.
+            env_id: int64 array of the same shape.
+
+        Raises:
+            ValueError: a row is not stored.
+        """
+        return self.end(position, env_id) - position
 
     def _entries(self, position: np.ndarray, env_id: np.ndarray) -> np.ndarray:
-        oldest = max(0, self._num_added - self._length)
-        check_stored(position, env_id, oldest, self._num_added - 1, self._num_envs)
+        check_stored(position, env_id, np.maximum(self._num_added - self._length, 0), self._num_added - 1)
         return self._entry[position % self._length, env_id]
 
     def state_dict(self) -> dict[str, Any]:
         """The index. Tensors are views of the arrays: write them before the next append."""
-        return {"num_added": self._num_added, "arrays": self._filled(self._num_added, self._number)}
+        return {"num_added": torch.from_numpy(self._num_added), "arrays": self._filled(self._num_added, self._number)}
 
-    def _filled(self, num_added: int, number: np.ndarray) -> list[torch.Tensor]:
+    def _filled(self, num_added: np.ndarray, number: np.ndarray) -> list[torch.Tensor]:
         num_episodes = min(self._length, int(number.max())) + 1
         table = [self._begin[:num_episodes], self._end[:num_episodes]]
-        arrays = [number, self._after_last, self._entry[: min(num_added, self._length)], *table]
+        arrays = [number, self._after_last, self._entry[: min(int(num_added.max()), self._length)], *table]
         return [torch.from_numpy(array) for array in arrays]
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
@@ -117,13 +134,21 @@ class EpisodeIndex:
             ValueError: it is of another number of environments or length, or it is damaged.
         """
         check_keys(state, self.state_dict(), "EpisodeIndex")
-        check_count(state["num_added"], "EpisodeIndex")
-        check_tensors(state["arrays"][:1], [torch.from_numpy(self._number)], "EpisodeIndex")
-        number = state["arrays"][0].numpy()
-        if number.min() < 0 or number.max() > state["num_added"]:
-            raise ValueError(f"EpisodeIndex: {number.max()} episodes in {state['num_added']} rows; it is damaged")
-        check_tensors(state["arrays"], self._filled(state["num_added"], number), "EpisodeIndex")
-        entry = state["arrays"][2]
+        check_num_added(state["num_added"], self._num_envs, "EpisodeIndex")
+        num_added = state["num_added"].numpy()
+        arrays = state["arrays"]
+        check_tensors(
+            arrays[:1] if isinstance(arrays, list) else arrays, [torch.from_numpy(self._number)], "EpisodeIndex"
+        )
+        number = arrays[0].numpy()
+        wrong = np.flatnonzero((number < 0) | (number > num_added))
+        if len(wrong):
+            raise ValueError(
+                f"EpisodeIndex: {number[wrong[0]]} episodes in {num_added[wrong[0]]} rows of environment {wrong[0]}; "
+                "the state is damaged"
+            )
+        check_tensors(arrays, self._filled(num_added, number), "EpisodeIndex")
+        entry = arrays[2]
         if entry.numel() and not 0 <= int(entry.min()) <= int(entry.max()) <= self._length:
             raise ValueError(f"EpisodeIndex: an entry is not in [0, {self._length}]; the state is damaged")
 
@@ -137,8 +162,7 @@ class EpisodeIndex:
         number, after_last, entry, begin, end = (tensor.numpy() for tensor in state["arrays"])
         self._number = number.copy()
         self._after_last = after_last.copy()
-        self._entry[: len(entry)] = entry
-        for table, saved in ((self._begin, begin), (self._end, end)):
+        for table, saved in ((self._entry, entry), (self._begin, begin), (self._end, end)):
             table[: len(saved)] = saved
             table[len(saved) :] = 0
-        self._num_added = state["num_added"]
+        self._num_added = state["num_added"].numpy().copy()

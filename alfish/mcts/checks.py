@@ -37,13 +37,7 @@ def check_root(root: RootNode, num_simulations: int, legal_mask: torch.Tensor | 
     _check_shape("root.value", root.value, (num_trees,))
     if root.to_play is not None:
         _check_shape("root.to_play", root.to_play, (num_trees,))
-    for path, leaf in nest.leaves_with_paths(root.latent):
-        if leaf.dim() == 0 or leaf.shape[0] != num_trees:
-            shape = tuple(leaf.shape)
-            raise ValueError(f"root.latent {path} has the shape {shape}; expected [B, ...] with B = {num_trees}")
-        # The kernels on the host read latents by their addresses.
-        if leaf.device != logits.device:
-            raise ValueError(f"root.latent {path} is on {leaf.device}; expected {logits.device}, as root.prior_logits")
+    _check_latents(root)
     check_at_least("num_simulations", num_simulations, 0)
     if legal_mask is not None:
         _check_shape("legal_mask", legal_mask, (num_trees, num_actions))
@@ -52,6 +46,22 @@ def check_root(root: RootNode, num_simulations: int, legal_mask: torch.Tensor | 
                 f"legal_mask has the dtype {legal_mask.dtype}; expected torch.bool, True for legal actions"
             )
     return num_trees, num_actions
+
+
+def _check_latents(root: RootNode) -> None:
+    num_trees, device = len(root.value), root.prior_logits.device
+    if all(
+        leaf.dim() > 0 and leaf.shape[0] == num_trees and leaf.device == device for leaf in nest.leaves(root.latent)
+    ):
+        return
+    # Paths are for messages only: making them takes several times as long as the check.
+    for path, leaf in nest.leaves_with_paths(root.latent):
+        if leaf.dim() == 0 or leaf.shape[0] != num_trees:
+            shape = tuple(leaf.shape)
+            raise ValueError(f"root.latent {path} has the shape {shape}; expected [B, ...] with B = {num_trees}")
+        # The kernels on the host read latents by their addresses.
+        if leaf.device != device:
+            raise ValueError(f"root.latent {path} is on {leaf.device}; expected {device}, as root.prior_logits")
 
 
 def check_root_numbers(values: np.ndarray, logits: np.ndarray) -> None:

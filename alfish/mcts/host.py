@@ -30,7 +30,7 @@ from alfish.mcts import expansion, improved_policy, random_numbers, readout, rul
 from alfish.mcts.expansion import advance
 from alfish.mcts.readout import write_policy
 from alfish.mcts.rule import Answers, Rule, kernel
-from alfish.mcts.tree import EDGE_PLACES, NODE_PLACES, Tree, edge_words, has_logits, node_words
+from alfish.mcts.tree import NODE_PLACES, TRIED_PLACE, Tree, first_edge, has_logits, node_words
 
 PARALLEL_EDGES = 384
 """From this many edges per level (rows * A) on, several threads are faster than one, beside torch's own threads too."""
@@ -41,7 +41,7 @@ PARALLEL_EDGES = 384
     NUM_ACTIONS,
     NUM_ROWS,
     NODE_BYTES,
-    EDGE_BYTES,
+    FIRST_EDGE,
     LOGITS_WIDTH,
     VISITS_LENGTH,
     PLAN_ROWS,
@@ -66,22 +66,23 @@ STORE, ROW_BYTES, GATHERED, RETURNED, RETURNED_STRIDE = range(5)
 it returned, and the bytes from row to row of the latter."""
 LATENT_FIELDS = 5
 
-# In bytes, from the beginning of a node's record.
+# In bytes, from the beginning of a node's record, then of an edge's.
 (
     _VISITS,
-    _VALUES,
-    _RAW_VALUES,
-    _REWARDS,
-    _DISCOUNTS,
     _PLAYERS,
     _KINDS,
     _PARENTS,
     _ACTIONS,
     _NUM_TRIED,
     _CANDIDATES,
+    _VALUES,
+    _RAW_VALUES,
+    _REWARDS,
+    _DISCOUNTS,
     _UNTRIED_MASS,
 ) = (4 * place for place in NODE_PLACES.values())
-_PRIORS, _CHILDREN, _EDGE_VISITS, _Q_VALUES, _TRIED, _LOGITS = (4 * place for place in EDGE_PLACES.values())
+_TRIED, _EDGE_BYTES = 4 * TRIED_PLACE, 4 * tree.EDGE_WORDS
+_CHILDREN, _EDGE_VISITS, _PRIORS, _Q_VALUES = (4 * place for place in tree.EDGE_PLACES.values())
 
 SOURCES = hashlib.sha256(
     b"".join(
@@ -135,8 +136,8 @@ def tree_at(table: np.ndarray) -> Tree:
     """The tree record whose addresses are in the table."""
     num_trees, num_actions, base = table[NUM_TREES], table[NUM_ACTIONS], table[NODES]
     nodes, node_strides = (num_trees, table[NUM_NODES]), (table[NUM_NODES] * table[NODE_BYTES], table[NODE_BYTES])
-    edges = (num_trees, table[NUM_NODES], num_actions)
-    edge_strides = (table[NUM_NODES] * table[NODE_BYTES], table[NODE_BYTES], table[EDGE_BYTES])
+    edges = (*nodes, num_actions)
+    first, edge_strides = base + table[FIRST_EDGE], (*node_strides, _EDGE_BYTES)
     return Tree(
         _int2(base + _VISITS, nodes, node_strides),
         _float2(base + _VALUES, nodes, node_strides),
@@ -150,12 +151,12 @@ def tree_at(table: np.ndarray) -> Tree:
         _int2(base + _NUM_TRIED, nodes, node_strides),
         _int2(base + _CANDIDATES, nodes, node_strides),
         _float2(base + _UNTRIED_MASS, nodes, node_strides),
-        _float3(base + _PRIORS, edges, edge_strides),
-        _float3(base + _LOGITS, (num_trees, table[NUM_NODES], table[LOGITS_WIDTH]), edge_strides),
-        _int3(base + _CHILDREN, edges, edge_strides),
-        _int3(base + _EDGE_VISITS, edges, edge_strides),
-        _float3(base + _Q_VALUES, edges, edge_strides),
-        _int3(base + _TRIED, edges, edge_strides),
+        _float3(first + _PRIORS, edges, edge_strides),
+        _float3(first + num_actions * _EDGE_BYTES, (*nodes, table[LOGITS_WIDTH]), (*node_strides, 4)),
+        _int3(first + _CHILDREN, edges, edge_strides),
+        _int3(first + _EDGE_VISITS, edges, edge_strides),
+        _float3(first + _Q_VALUES, edges, edge_strides),
+        _int3(base + _TRIED, edges, (*node_strides, 4)),
         _float2(table[VALUE_RANGE], (num_trees, 2), (8, 4)),
         _float2(table[GUMBELS], (num_trees, num_actions), (4 * num_actions, 4)),
         _long1(table[SEEDS], (num_trees,), (8,)),
@@ -311,7 +312,8 @@ def address_table(tree: Tree, rule: Rule, num_rows: int, num_latents: int) -> np
     The tensors must be in host memory, the tree's as `new_tree` makes them, and outlive the table's use.
     """
     num_trees, num_nodes, num_actions = tree.priors.shape
-    if tree.priors.data_ptr() - tree.visits.data_ptr() != _PRIORS or tree.visits.device.type != "cpu":
+    edges_place = 4 * first_edge(num_actions)
+    if tree.children.data_ptr() - tree.visits.data_ptr() != edges_place or tree.visits.device.type != "cpu":
         raise ValueError(
             f"the fields of the tree, on {tree.visits.device}, are not views of one buffer in host memory; expected a"
             " tree as a search on the CPU returns it. Copy it with copy.deepcopy, not field by field"
@@ -323,7 +325,7 @@ def address_table(tree: Tree, rule: Rule, num_rows: int, num_latents: int) -> np
         num_actions,
         num_rows,
         4 * node_words(num_actions, has_logits(tree)),
-        4 * edge_words(has_logits(tree)),
+        edges_place,
         tree.logits.shape[2],
         rule.exploration.shape[1],
         *rule.considered.shape,

@@ -76,7 +76,7 @@ def search(
         advance(node, False)
     raise_faults(tree)
     visits, value, q_values = (
-        field[:, 0].to(root.value.device, copy=True) for field in (tree.edge_visits, tree.values, tree.q_values)
+        field[:, 0].clone().to(root.value.device) for field in (tree.edge_visits, tree.values, tree.q_values)
     )
     return SearchResult(visits, value, q_values, tree, exchange.latents(), settings, rule)
 

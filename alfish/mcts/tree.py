@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from alfish.mcts.memory import empty
+
 UNEXPANDED = -1
 """In `Tree.children`: an edge that no simulation has reached."""
 ILLEGAL = -2
@@ -79,33 +81,34 @@ class Tree(NamedTuple):
     faults: torch.Tensor
 
 
-_NODE_FIELDS = Tree._fields[: Tree._fields.index("priors")]
-_EDGE_FIELDS = ("priors", "children", "edge_visits", "q_values", "tried", "logits")
-_FLOATS = frozenset(("values", "raw_values", "rewards", "discounts", "untried_mass", "priors", "q_values", "logits"))
-"""Fields of float32; those of nodes and edges that are not here are int32."""
-NODE_PLACES = {name: place for place, name in enumerate(_NODE_FIELDS)}
-"""Where a node's record holds its own fields, in words of four bytes."""
-EDGE_PLACES = {name: len(_NODE_FIELDS) + place for place, name in enumerate(_EDGE_FIELDS)}
-"""Where a node's record holds the fields of its first edge, in words; the logits are last, as they may be left out."""
+_INTEGERS = ("visits", "players", "kinds", "parents", "actions", "num_tried", "candidates")
+_FLOATS = ("values", "raw_values", "rewards", "discounts", "untried_mass")
+_EDGE_INTEGERS, _EDGE_FLOATS = ("children", "edge_visits"), ("priors", "q_values")
+NODE_PLACES = {name: place for place, name in enumerate(_INTEGERS + _FLOATS)}
+"""Where a node's record holds its own fields, in words of four bytes; behind them is `tried`, then the edges."""
+TRIED_PLACE = len(NODE_PLACES)
+EDGE_PLACES = {name: place for place, name in enumerate(_EDGE_INTEGERS + _EDGE_FLOATS)}
+"""Where the record of an edge holds its fields, in words. The logits stand by themselves behind all edges."""
+EDGE_WORDS = len(EDGE_PLACES)
 _CACHE_LINE = 16
 
 
-def edge_words(with_logits: bool) -> int:
-    """Words of one edge in a node's record."""
-    return len(_EDGE_FIELDS) if with_logits else len(_EDGE_FIELDS) - 1
-
-
-def _dtype(name: str) -> torch.dtype:
-    return torch.float32 if name in _FLOATS else torch.int32
+def first_edge(num_actions: int) -> int:
+    """Where a node's record holds its first edge, in words: no edge may be in two cache lines."""
+    return _rounded_up(TRIED_PLACE + num_actions, EDGE_WORDS)
 
 
 def node_words(num_actions: int, with_logits: bool) -> int:
-    """Words of a node's record: its own fields, then edge after edge, up to the end of a cache line.
+    """Words of a node's record, up to the end of a cache line.
 
     All that a step of a simulation reads lies together, because a search waits for memory more than it computes.
     """
-    words = len(_NODE_FIELDS) + num_actions * edge_words(with_logits)
-    return (words + _CACHE_LINE - 1) // _CACHE_LINE * _CACHE_LINE
+    words = first_edge(num_actions) + num_actions * (EDGE_WORDS + with_logits)
+    return _rounded_up(words, _CACHE_LINE)
+
+
+def _rounded_up(number: int, unit: int) -> int:
+    return (number + unit - 1) // unit * unit
 
 
 def new_tree(
@@ -126,27 +129,23 @@ def new_tree(
         with_logits: whether a rule reads `logits`.
         device: where the tensors are.
     """
-    words, width = node_words(num_actions, with_logits), edge_words(with_logits)
-    floats = torch.zeros((num_trees, num_nodes, words), dtype=torch.float32, device=device)
+    words, edges_place = node_words(num_actions, with_logits), first_edge(num_actions)
+    floats = empty((num_trees, num_nodes, words), torch.float32, device).zero_()
     integers = floats.view(torch.int32)
+    rows, row_strides = (num_trees, num_nodes), (num_nodes * words, words)
+    edges, edge_strides = (*rows, num_actions), (*row_strides, EDGE_WORDS, 1)
     # All views of a kind in one call: in a small search, making the record takes as long as a few simulations.
-    nodes, edges = len(_NODE_FIELDS), (num_trees, num_nodes, num_actions, width)
-    strides = (num_nodes * words, words, width, 1)
-    of_nodes = {
-        torch.float32: floats.narrow(2, 0, nodes).unbind(2),
-        torch.int32: integers.narrow(2, 0, nodes).unbind(2),
-    }
-    of_edges = {
-        torch.float32: floats.as_strided(edges, strides, nodes).unbind(3),
-        torch.int32: integers.as_strided(edges, strides, nodes).unbind(3),
-    }
-    fields = {name: of_nodes[_dtype(name)][place] for name, place in NODE_PLACES.items()}
-    for place, name in enumerate(_EDGE_FIELDS[:width]):
-        fields[name] = of_edges[_dtype(name)][place]
-    if not with_logits:
-        fields["logits"] = floats[:, :, :0]
+    views = (
+        *integers.as_strided((*rows, len(_INTEGERS)), (*row_strides, 1)).unbind(2),
+        *floats.as_strided((*rows, len(_FLOATS)), (*row_strides, 1), len(_INTEGERS)).unbind(2),
+        *integers.as_strided((*edges, len(_EDGE_INTEGERS)), edge_strides, edges_place).unbind(3),
+        *floats.as_strided((*edges, len(_EDGE_FLOATS)), edge_strides, edges_place + len(_EDGE_INTEGERS)).unbind(3),
+    )
+    logits, logits_place = (edges, edges_place + EDGE_WORDS * num_actions) if with_logits else ((*rows, 0), 0)
     tree = Tree(
-        **fields,
+        **dict(zip((*NODE_PLACES, *EDGE_PLACES), views, strict=True)),
+        tried=integers.as_strided(edges, (*row_strides, 1), TRIED_PLACE),
+        logits=floats.as_strided(logits, (*row_strides, 1), logits_place),
         value_range=torch.empty((num_trees, 2), dtype=torch.float32, device=device),
         gumbels=torch.zeros((num_trees, num_actions), dtype=torch.float32, device=device),
         seeds=torch.zeros(num_trees, dtype=torch.int64, device=device),

@@ -6,14 +6,15 @@ import gin
 import torch
 
 from alfish import nest
+from alfish.models.heads import make_heads, read_prediction
 from alfish.models.mcts_model import Dynamics, MCTSModel, Prediction
 from alfish.ops.sampled_policies import make_sampled_policy
-from alfish.ops.value_transforms import CategoricalSupport
+from alfish.ops.scalar_supports import ScalarSupport
 
 
 @gin.configurable
 class ContinuousMCTSModel(MCTSModel):
-    """Encoding, dynamics and prediction networks by constructor; categorical values and rewards.
+    """Encoding, dynamics and prediction networks by constructor.
 
     The policy head gives the parameters of a distribution of actions: for a box a mean and a scale per number
     (`SampledBox`). The dynamics read the action as a vector: a box in units of its half-width, choices one-hot. A
@@ -26,13 +27,14 @@ class ContinuousMCTSModel(MCTSModel):
         dynamics_network: made with `latent_shape`, the size of an action's vector, and `num_reward_outputs`; reads
             vectors, as VectorDynamics does.
         prediction_network: made with `latent_shape` and `head_sizes`.
-        value_support: the bins of the value.
-        reward_support: the bins of the reward; None predicts no rewards.
+        value_support: makes what the outputs of the value head stand for, such as CategoricalSupport.
+        reward_support: likewise of the reward; None predicts no rewards.
         predict_game_over: adds a head for the end of the game.
 
     Attributes:
         action_policy: the family of the policy.
         num_actions: the size of an action's vector.
+        latent_shape: of the latent, without the batch.
 
     Raises:
         ValueError: there can be no distribution of such actions, or the dynamics network cannot read them.
@@ -45,28 +47,26 @@ class ContinuousMCTSModel(MCTSModel):
         encoding_network: Callable[..., torch.nn.Module] = gin.REQUIRED,
         dynamics_network: Callable[..., torch.nn.Module] = gin.REQUIRED,
         prediction_network: Callable[..., torch.nn.Module] = gin.REQUIRED,
-        value_support: Callable[[], CategoricalSupport] = gin.REQUIRED,
-        reward_support: Callable[[], CategoricalSupport] | None = gin.REQUIRED,
+        value_support: Callable[[], ScalarSupport] = gin.REQUIRED,
+        reward_support: Callable[[], ScalarSupport] | None = gin.REQUIRED,
         predict_game_over: bool = False,
     ):
-        super().__init__(value_support(), None if reward_support is None else reward_support())
-        assert self.value_support is not None
         policy = make_sampled_policy(action_spec)
+        heads = make_heads(policy.num_parameters, value_support, reward_support, predict_game_over)
+        super().__init__(heads.value_support, heads.reward_support)
         self.action_policy = policy
         self.num_actions = policy.vector_size
-        self.predicts_reward = self.reward_support is not None
+        self.predicts_reward = heads.reward_support is not None
         self.predicts_game_over = predict_game_over
-        num_reward_outputs = 0 if self.reward_support is None else self.reward_support.num_bins
-        head_sizes = [policy.num_parameters, self.value_support.num_bins] + [1] * predict_game_over
         self._encoding = encoding_network(observation_spec)
-        latent_shape = self._encoding.latent_shape
-        self._dynamics = dynamics_network(latent_shape, policy.vector_size, num_reward_outputs)
+        self.latent_shape = self._encoding.latent_shape
+        self._dynamics = dynamics_network(self.latent_shape, policy.vector_size, heads.num_reward_outputs)
         if not getattr(self._dynamics, "reads_action_vectors", False):
             raise ValueError(
                 f"ContinuousMCTSModel.dynamics_network is a {type(self._dynamics).__name__}, which reads the number"
                 " of an action; expected one that reads vectors (reads_action_vectors is True), such as VectorDynamics"
             )
-        self._prediction = prediction_network(latent_shape, head_sizes)
+        self._prediction = prediction_network(self.latent_shape, heads.head_sizes)
 
     def encode(self, observation: nest.Nest) -> torch.Tensor:
         return self._encoding(observation)
@@ -77,5 +77,4 @@ class ContinuousMCTSModel(MCTSModel):
         return Dynamics(next_latent, reward_logits if self.predicts_reward else ())
 
     def predict(self, latent: torch.Tensor) -> Prediction:
-        policy_parameters, value_logits, *rest = self._prediction(latent)
-        return Prediction(policy_parameters, value_logits, rest[0].squeeze(1) if rest else ())
+        return read_prediction(self._prediction(latent))

@@ -6,8 +6,7 @@ import torch
 
 from alfish import nest
 from alfish.ops.sampled_policies import SampledPolicy
-from alfish.ops.value_losses import categorical_cross_entropy
-from alfish.ops.value_transforms import CategoricalSupport
+from alfish.ops.scalar_supports import ScalarSupport
 from alfish.specs import BoundedTensorSpec
 
 
@@ -30,7 +29,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         policy_logits: `[B, A]`.
-        value_logits: `[B, S]`.
+        value_logits: `[B, S]`; S of the value need not be that of the reward.
         game_over_logit: `[B]`, logit of "no reward can follow"; `()` if it is not predicted.
     """
 
@@ -46,8 +45,9 @@ class MCTSModel(torch.nn.Module):
     It either gives its supports to this constructor, or defines what the logits of values and rewards mean and cost.
 
     Args:
-        value_support: the bins of the value; None if `value_of` and `value_loss` are defined otherwise.
-        reward_support: the bins of the reward; None likewise, or if rewards are not predicted.
+        value_support: what the outputs of the value head stand for and what they cost; None if `value_of` and
+            `value_loss` are defined otherwise.
+        reward_support: likewise of the reward; None also if rewards are not predicted.
 
     Attributes:
         num_actions: A.
@@ -65,9 +65,7 @@ class MCTSModel(torch.nn.Module):
     predicts_game_over: bool
     predicts_to_play: bool = False
 
-    def __init__(
-        self, value_support: CategoricalSupport | None = None, reward_support: CategoricalSupport | None = None
-    ):
+    def __init__(self, value_support: ScalarSupport | None = None, reward_support: ScalarSupport | None = None):
         super().__init__()
         self.action_policy: SampledPolicy | None = None
         self.value_support = value_support
@@ -75,7 +73,7 @@ class MCTSModel(torch.nn.Module):
         self._one_transform = (
             value_support is not None
             and reward_support is not None
-            and value_support.shares_transform_with(reward_support)
+            and value_support.transform == reward_support.transform
         )
 
     def encode(self, observation: nest.Nest) -> nest.Nest:
@@ -89,6 +87,13 @@ class MCTSModel(torch.nn.Module):
     def predict(self, latent: nest.Nest) -> Prediction:
         """The prediction function f: of latents `[B, ...]`."""
         raise NotImplementedError(f"{type(self).__name__} must define predict(latent)")
+
+    def state_of(self, latent: nest.Nest) -> nest.Nest:
+        """The part of latents `[B, ...]` that describes the state: all of it, unless a model says otherwise.
+
+        Of an encoded observation it is the representation that other algorithms see.
+        """
+        return latent
 
     def to_play(self, latent: nest.Nest) -> torch.Tensor:
         """Who moves in latents `[B, ...]`: `[B]` int64, the number of a player."""
@@ -105,6 +110,10 @@ class MCTSModel(torch.nn.Module):
         if self.reward_support is None:
             raise NotImplementedError(f"{type(self).__name__} must have a reward_support, or define reward_of(logits)")
         return self.reward_support.to_scalar(reward_logits)
+
+    def rewards_of_unroll(self, reward_logits: torch.Tensor) -> torch.Tensor:
+        """The rewards `[..., R]` of an unroll's logits `[..., R, S]`."""
+        return self.reward_of(reward_logits)
 
     def value_and_reward_of(
         self, value_logits: torch.Tensor, reward_logits: torch.Tensor
@@ -125,13 +134,13 @@ class MCTSModel(torch.nn.Module):
         """The loss `[...]` of logits `[..., S]` against values `[...]`."""
         if self.value_support is None:
             raise NotImplementedError(f"{type(self).__name__} must have a value_support, or define value_loss")
-        return categorical_cross_entropy(value_logits, self.value_support.to_probabilities(target))
+        return self.value_support.loss(value_logits, target)
 
     def reward_loss(self, reward_logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss `[..., R]` of an unroll's logits `[..., R, S]` against the rewards `[..., R]` of its R steps."""
         if self.reward_support is None:
             raise NotImplementedError(f"{type(self).__name__} must have a reward_support, or define reward_loss")
-        return categorical_cross_entropy(reward_logits, self.reward_support.to_probabilities(target))
+        return self.reward_support.loss(reward_logits, target)
 
 
 def num_discrete_actions(owner: str, action_spec: nest.Nest) -> int:

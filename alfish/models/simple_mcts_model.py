@@ -6,13 +6,14 @@ import gin
 import torch
 
 from alfish import nest
+from alfish.models.heads import make_heads, read_prediction
 from alfish.models.mcts_model import Dynamics, MCTSModel, Prediction, num_discrete_actions
-from alfish.ops.value_transforms import CategoricalSupport
+from alfish.ops.scalar_supports import ScalarSupport
 
 
 @gin.configurable
 class SimpleMCTSModel(MCTSModel):
-    """Encoding, dynamics and prediction networks by constructor; categorical values and rewards.
+    """Encoding, dynamics and prediction networks by constructor.
 
     Args:
         observation_spec: nest of TensorSpec, as the encoding network sees it.
@@ -20,8 +21,8 @@ class SimpleMCTSModel(MCTSModel):
         encoding_network: made with `observation_spec`; has `latent_shape`.
         dynamics_network: made with `latent_shape`, `num_actions` and `num_reward_outputs`.
         prediction_network: made with `latent_shape` and `head_sizes`.
-        value_support: the bins of the value.
-        reward_support: the bins of the reward; None predicts no rewards.
+        value_support: makes what the outputs of the value head stand for, such as CategoricalSupport.
+        reward_support: likewise of the reward; None predicts no rewards.
         predict_game_over: adds a head for the end of the game.
 
     Attributes:
@@ -38,21 +39,20 @@ class SimpleMCTSModel(MCTSModel):
         encoding_network: Callable[..., torch.nn.Module] = gin.REQUIRED,
         dynamics_network: Callable[..., torch.nn.Module] = gin.REQUIRED,
         prediction_network: Callable[..., torch.nn.Module] = gin.REQUIRED,
-        value_support: Callable[[], CategoricalSupport] = gin.REQUIRED,
-        reward_support: Callable[[], CategoricalSupport] | None = gin.REQUIRED,
+        value_support: Callable[[], ScalarSupport] = gin.REQUIRED,
+        reward_support: Callable[[], ScalarSupport] | None = gin.REQUIRED,
         predict_game_over: bool = False,
     ):
-        super().__init__(value_support(), None if reward_support is None else reward_support())
-        assert self.value_support is not None
-        self.num_actions = num_discrete_actions("SimpleMCTSModel", action_spec)
-        self.predicts_reward = self.reward_support is not None
+        num_actions = num_discrete_actions("SimpleMCTSModel", action_spec)
+        heads = make_heads(num_actions, value_support, reward_support, predict_game_over)
+        super().__init__(heads.value_support, heads.reward_support)
+        self.num_actions = num_actions
+        self.predicts_reward = heads.reward_support is not None
         self.predicts_game_over = predict_game_over
-        num_reward_outputs = 0 if self.reward_support is None else self.reward_support.num_bins
-        head_sizes = [self.num_actions, self.value_support.num_bins] + [1] * predict_game_over
         self._encoding = encoding_network(observation_spec)
         self.latent_shape = self._encoding.latent_shape
-        self._dynamics = dynamics_network(self.latent_shape, self.num_actions, num_reward_outputs)
-        self._prediction = prediction_network(self.latent_shape, head_sizes)
+        self._dynamics = dynamics_network(self.latent_shape, num_actions, heads.num_reward_outputs)
+        self._prediction = prediction_network(self.latent_shape, heads.head_sizes)
 
     def encode(self, observation: nest.Nest) -> torch.Tensor:
         return self._encoding(observation)
@@ -62,5 +62,4 @@ class SimpleMCTSModel(MCTSModel):
         return Dynamics(next_latent, reward_logits if self.predicts_reward else ())
 
     def predict(self, latent: torch.Tensor) -> Prediction:
-        policy_logits, value_logits, *rest = self._prediction(latent)
-        return Prediction(policy_logits, value_logits, rest[0].squeeze(1) if rest else ())
+        return read_prediction(self._prediction(latent))

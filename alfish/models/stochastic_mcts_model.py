@@ -9,8 +9,9 @@ import torch.nn.functional
 
 from alfish import nest
 from alfish.checks import check_at_least
+from alfish.models.heads import make_heads, read_prediction
 from alfish.models.mcts_model import Dynamics, MCTSModel, Prediction, num_discrete_actions
-from alfish.ops.value_transforms import CategoricalSupport
+from alfish.ops.scalar_supports import ScalarSupport
 
 
 class AfterstatePrediction(NamedTuple):
@@ -60,8 +61,8 @@ class StochasticMCTSModel(MCTSModel):
         dynamics_network: g, made with `latent_shape`, `num_outcomes` and `num_reward_outputs`; reads numbers of
             outcomes `[B]` in a search and codes `[B, C]` in training, as VectorDynamics does.
         chance_encoder: e, made with `observation_spec` and `num_outcomes`.
-        value_support: the bins of the value, of states and of afterstates.
-        reward_support: the bins of the reward; None predicts no rewards.
+        value_support: makes what the outputs of the value heads stand for, of states and of afterstates.
+        reward_support: likewise of the reward; None predicts no rewards.
         predict_game_over: adds a head for the end of the game.
 
     Attributes:
@@ -84,29 +85,26 @@ class StochasticMCTSModel(MCTSModel):
         afterstate_prediction_network: Callable[..., torch.nn.Module] = gin.REQUIRED,
         dynamics_network: Callable[..., torch.nn.Module] = gin.REQUIRED,
         chance_encoder: Callable[..., torch.nn.Module] = gin.REQUIRED,
-        value_support: Callable[[], CategoricalSupport] = gin.REQUIRED,
-        reward_support: Callable[[], CategoricalSupport] | None = gin.REQUIRED,
+        value_support: Callable[[], ScalarSupport] = gin.REQUIRED,
+        reward_support: Callable[[], ScalarSupport] | None = gin.REQUIRED,
         predict_game_over: bool = False,
     ):
         check_at_least("StochasticMCTSModel.num_outcomes", num_outcomes, 1)
-        super().__init__(value_support(), None if reward_support is None else reward_support())
-        assert self.value_support is not None
-        self.num_actions = num_discrete_actions("StochasticMCTSModel", action_spec)
+        num_actions = num_discrete_actions("StochasticMCTSModel", action_spec)
+        heads = make_heads(num_actions, value_support, reward_support, predict_game_over)
+        super().__init__(heads.value_support, heads.reward_support)
+        self.num_actions = num_actions
         self.num_outcomes = num_outcomes
-        self.predicts_reward = self.reward_support is not None
+        self.predicts_reward = heads.reward_support is not None
         self.predicts_game_over = predict_game_over
-        num_reward_outputs = 0 if self.reward_support is None else self.reward_support.num_bins
-        num_value_outputs = self.value_support.num_bins
         self._encoding = encoding_network(observation_spec)
         self.latent_shape = self._encoding.latent_shape
-        self._prediction = prediction_network(
-            self.latent_shape, [self.num_actions, num_value_outputs] + [1] * predict_game_over
-        )
-        self._afterstate = afterstate_network(self.latent_shape, self.num_actions, 0)
+        self._prediction = prediction_network(self.latent_shape, heads.head_sizes)
+        self._afterstate = afterstate_network(self.latent_shape, num_actions, 0)
         self._afterstate_prediction = afterstate_prediction_network(
-            self.latent_shape, [num_outcomes, num_value_outputs]
+            self.latent_shape, [num_outcomes, heads.value_support.num_outputs]
         )
-        self._dynamics = dynamics_network(self.latent_shape, num_outcomes, num_reward_outputs)
+        self._dynamics = dynamics_network(self.latent_shape, num_outcomes, heads.num_reward_outputs)
         if not getattr(self._dynamics, "reads_action_vectors", False):
             raise ValueError(
                 f"StochasticMCTSModel.dynamics_network is a {type(self._dynamics).__name__}, which reads numbers only; "
@@ -124,8 +122,7 @@ class StochasticMCTSModel(MCTSModel):
         )
 
     def predict(self, latent: nest.Nest) -> Prediction:
-        policy_logits, value_logits, *rest = self._prediction(latent)
-        return Prediction(policy_logits, value_logits, rest[0].squeeze(1) if rest else ())
+        return read_prediction(self._prediction(latent))
 
     def afterstate(self, latent: nest.Nest, action: torch.Tensor) -> nest.Nest:
         """φ: latents and actions `[B]` to the latents of afterstates, of the same structure and shapes."""

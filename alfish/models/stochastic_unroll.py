@@ -1,6 +1,5 @@
 """A stochastic model unrolled along what was done and what was seen, as training sees it."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from alfish import nest
 from alfish.models.mcts_model import Prediction
 from alfish.models.stochastic_mcts_model import AfterstatePrediction, ChanceCode, StochasticMCTSModel
+from alfish.models.unroll import of_all_steps, write_gradient_norm
 from alfish.networks.latents import scale_gradient
 from alfish.ops.value_losses import categorical_cross_entropy, squared_error
 
@@ -20,16 +20,22 @@ class StochasticUnrolled(NamedTuple):
         prediction: `[B, R+1, ...]`, of the encoded observation and of each latent after it.
         afterstate: `[B, R, ...]`, of the afterstate of each action.
         code: `[B, R, C]`, of what chance did after each action.
+        latent: nest of `[B, R+1, ...]`, what the predictions are about.
     """
 
     reward_logits: nest.Nest
     prediction: Prediction
     afterstate: AfterstatePrediction
     code: ChanceCode
+    latent: nest.Nest
 
 
 def stochastic_unroll(
-    model: StochasticMCTSModel, observation: nest.Nest, action: torch.Tensor, gradient_scale: float
+    model: StochasticMCTSModel,
+    observation: nest.Nest,
+    action: torch.Tensor,
+    gradient_scale: float,
+    gradient_norm: torch.Tensor | None = None,
 ) -> StochasticUnrolled:
     """Unrolls a model from an observation (Antonoglou et al. 2022, section 4).
 
@@ -38,6 +44,7 @@ def stochastic_unroll(
         observation: `[B, R+1, ...]`. The first is encoded; from each pair of neighbours a chance code is read.
         action: `[B, R]`, R at least 1.
         gradient_scale: the gradient that each step hands to the latent before it is multiplied by this, as in `unroll`.
+        gradient_norm: as in `unroll`.
     """
     shape = action.shape
     before = nest.map_structure(lambda leaf: leaf[:, :-1].flatten(0, 1), observation)
@@ -53,11 +60,16 @@ def stochastic_unroll(
         latents.append(latent)
         afterstates.append(afterstate)
         rewards.append(dynamics.reward_logits)
+    if gradient_norm is not None:
+        for latent, norm in zip(latents, gradient_norm.unbind(), strict=True):
+            write_gradient_norm(model.state_of(latent), norm)
+    stacked, prediction = of_all_steps(model.predict, latents)
     return StochasticUnrolled(
         reward_logits=torch.stack(rewards, dim=1) if model.predicts_reward else (),
-        prediction=_of_all(model.predict, latents),
-        afterstate=_of_all(model.predict_afterstate, afterstates),
+        prediction=prediction,
+        afterstate=of_all_steps(model.predict_afterstate, afterstates)[1],
         code=code,
+        latent=stacked,
     )
 
 
@@ -73,10 +85,3 @@ def chance_losses(unrolled: StochasticUnrolled) -> tuple[torch.Tensor, torch.Ten
         categorical_cross_entropy(unrolled.afterstate.outcome_logits, code),
         squared_error(unrolled.code.embedding, code).sum(dim=-1),
     )
-
-
-def _of_all(predict: Callable[[nest.Nest], nest.Nest], latents: list[nest.Nest]) -> nest.Nest:
-    """The predictions `[B, steps, ...]` of latents `[B, ...]`, in one call."""
-    num = nest.leaves(latents[0])[0].shape[0]
-    stacked = nest.map_structure(lambda *leaves: torch.stack(leaves, dim=1).flatten(0, 1), *latents)
-    return nest.map_structure(lambda leaf: leaf.unflatten(0, (num, len(latents))), predict(stacked))

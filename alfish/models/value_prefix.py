@@ -83,3 +83,10 @@ def value_prefixes(reward: torch.Tensor, horizon: int) -> torch.Tensor:
     num_steps = reward.shape[-1]
     padded = torch.nn.functional.pad(reward, (0, -num_steps % horizon))
     return padded.unflatten(-1, (-1, horizon)).cumsum(dim=-1).flatten(-2)[..., :num_steps]
+
+
+def rewards_of_prefixes(prefix: torch.Tensor, horizon: int) -> torch.Tensor:
+    """The inverse of `value_prefixes`: the rewards `[..., R]` that make up prefixes `[..., R]`."""
+    before = torch.nn.functional.pad(prefix[..., :-1], (1, 0))
+    begins = torch.arange(prefix.shape[-1], device=prefix.device) % horizon == 0
+    return prefix - before.masked_fill(begins, 0.0)

@@ -9,9 +9,15 @@ from alfish import nest
 from alfish.checks import check_at_least
 from alfish.models.mcts_model import Dynamics, MCTSModel, Prediction
 from alfish.models.simple_mcts_model import SimpleMCTSModel
-from alfish.models.value_prefix import ValuePrefixLatent, advance_prefix, start_prefix, value_prefixes
+from alfish.models.value_prefix import (
+    ValuePrefixLatent,
+    advance_prefix,
+    rewards_of_prefixes,
+    start_prefix,
+    value_prefixes,
+)
 from alfish.networks.value_prefix_network import RecurrentValuePrefix
-from alfish.ops.value_transforms import CategoricalSupport
+from alfish.ops.scalar_supports import ScalarSupport
 
 
 @gin.configurable
@@ -26,7 +32,8 @@ class ValuePrefixMCTSModel(MCTSModel):
         action_spec: what `model` takes.
         model: made with both specs; has `latent_shape`, and one tensor as its latent.
         value_prefix_network: made with the latent's shape and the number of outputs.
-        value_prefix_support: the bins of the prefix. Their ends must hold the sum of `horizon` rewards.
+        value_prefix_support: makes what the outputs for the prefix stand for, such as CategoricalSupport, whose ends
+            must hold the sum of `horizon` rewards.
         horizon: h, steps between two resets, at least 1. With 1 the prefix is the reward.
 
     Raises:
@@ -39,7 +46,7 @@ class ValuePrefixMCTSModel(MCTSModel):
         action_spec: nest.Nest,
         model: Callable[..., SimpleMCTSModel] = SimpleMCTSModel,
         value_prefix_network: Callable[..., RecurrentValuePrefix] = RecurrentValuePrefix,
-        value_prefix_support: Callable[[], CategoricalSupport] = gin.REQUIRED,
+        value_prefix_support: Callable[[], ScalarSupport] = gin.REQUIRED,
         horizon: int = 5,
     ):
         check_at_least("ValuePrefixMCTSModel.horizon", horizon, 1)
@@ -57,7 +64,7 @@ class ValuePrefixMCTSModel(MCTSModel):
         self.predicts_to_play = inner.predicts_to_play
         self.horizon = horizon
         self._model = inner
-        self._value_prefix = value_prefix_network(inner.latent_shape, self.reward_support.num_bins)
+        self._value_prefix = value_prefix_network(inner.latent_shape, self.reward_support.num_outputs)
 
     def encode(self, observation: nest.Nest) -> ValuePrefixLatent:
         latent = self._model.encode(observation)
@@ -73,6 +80,9 @@ class ValuePrefixMCTSModel(MCTSModel):
     def predict(self, latent: ValuePrefixLatent) -> Prediction:
         return self._model.predict(latent.latent)
 
+    def state_of(self, latent: ValuePrefixLatent) -> nest.Nest:
+        return self._model.state_of(latent.latent)
+
     def to_play(self, latent: ValuePrefixLatent) -> torch.Tensor:
         return self._model.to_play(latent.latent)
 
@@ -85,6 +95,9 @@ class ValuePrefixMCTSModel(MCTSModel):
     def reward_of(self, reward_logits: torch.Tensor) -> torch.Tensor:
         """Logits `[..., S]` to value prefixes `[...]`."""
         return super().reward_of(reward_logits)
+
+    def rewards_of_unroll(self, reward_logits: torch.Tensor) -> torch.Tensor:
+        return rewards_of_prefixes(self.reward_of(reward_logits), self.horizon)
 
     def reward_loss(self, reward_logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss `[..., R]` of the prefixes' logits `[..., R, S]` against the sums of the rewards `[..., R]`."""

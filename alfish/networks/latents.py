@@ -1,6 +1,8 @@
-"""Small tools for latents: normalising, scaling gradients, specs."""
+"""Small tools for latents: normalising, scaling gradients, flattening."""
 
 import torch
+
+from alfish import nest
 
 
 def normalize_latent(latent: torch.Tensor) -> torch.Tensor:
@@ -25,3 +27,9 @@ def scale_gradient(tensor: torch.Tensor, scale: float) -> torch.Tensor:
     scaled = tensor.view_as(tensor)
     scaled.register_hook(lambda gradient: gradient * scale)
     return scaled
+
+
+def flat_latents(latent: nest.Nest) -> torch.Tensor:
+    """A nest of latents `[N, ...]` as one matrix `[N, D]`."""
+    parts = [leaf.flatten(1) for leaf in nest.leaves(latent)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional
 
 from alfish import nest
+from alfish.networks.byte_scale import byte_scale
 from alfish.specs import BoundedTensorSpec, TensorSpec
 
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]
@@ -77,9 +78,9 @@ class MLP(torch.nn.Module):
 class ObservationFlattener:
     """Turns a nested observation into one float32 vector for each row.
 
-    float32 leaves are flattened, other floats converted, uint8 leaves divided by 255, booleans become 0 and 1, and
-    other integers with bounds become one-hot vectors (all zeros out of bounds). Leaves are concatenated in the order of
-    `nest.leaves`. A single float32 vector is handed through without a copy.
+    float32 leaves are flattened, other floats converted, uint8 leaves scaled to [0, 1] (`byte_scale`), booleans become
+    0 and 1, and other integers with bounds become one-hot vectors (all zeros out of bounds). Leaves are concatenated in
+    the order of `nest.leaves`. A single float32 vector is handed through without a copy.
 
     Args:
         observation_spec: nest of TensorSpec.
@@ -110,11 +111,11 @@ class ObservationFlattener:
 
 
 class _LeafPlan(NamedTuple):
-    """How one leaf is read: elements of its vector, its axes, and for integers the range of the one-hot vectors."""
+    """How one leaf is read: elements of its vector, its axes, a factor, and the range of integers' one-hot vectors."""
 
     size: int
     num_axes: int
-    is_byte: bool
+    scale: float
     one_hot: tuple[int, int] | None = None
 
 
@@ -131,7 +132,7 @@ def _plan(path: str, spec: nest.Nest) -> _LeafPlan:
         raise ValueError(f"{path}: an MLP cannot read {spec!r}; expected a TensorSpec of real numbers")
     size, num_axes = math.prod(spec.shape), len(spec.shape)
     if spec.dtype.is_floating_point or spec.dtype in (torch.uint8, torch.bool):
-        return _LeafPlan(size, num_axes, spec.dtype == torch.uint8)
+        return _LeafPlan(size, num_axes, byte_scale(spec))
     if not isinstance(spec, BoundedTensorSpec):
         raise ValueError(
             f"{path}: an MLP reads integers as one-hot vectors and needs their bounds, but got {spec}; give a "
@@ -144,7 +145,7 @@ def _plan(path: str, spec: nest.Nest) -> _LeafPlan:
             f"{path}: an MLP reads integers as one-hot vectors, and {spec} has {highest - lowest + 1} values; expected "
             f"1 to {_MAX_ONE_HOT}: convert the observation to float32 in the environment, or use another network"
         )
-    return _LeafPlan(size * (highest - lowest + 1), num_axes + 1, False, (lowest, highest))
+    return _LeafPlan(size * (highest - lowest + 1), num_axes + 1, 1.0, (lowest, highest))
 
 
 def _flat(leaf: torch.Tensor, plan: _LeafPlan) -> torch.Tensor:
@@ -155,4 +156,4 @@ def _flat(leaf: torch.Tensor, plan: _LeafPlan) -> torch.Tensor:
         leaf = leaf.unsqueeze(-1)
     elif plan.num_axes > 1:
         leaf = leaf.flatten(-plan.num_axes)
-    return leaf * (1.0 / 255.0) if plan.is_byte else leaf.to(torch.float32)
+    return leaf.to(torch.float32) if plan.scale == 1.0 else leaf * plan.scale

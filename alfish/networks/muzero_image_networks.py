@@ -10,8 +10,11 @@ import gin
 import torch
 
 from alfish.checks import check_at_least
+from alfish.networks.byte_scale import byte_scale
 from alfish.networks.latents import normalize_latent
 from alfish.specs import TensorSpec
+
+_MOST_HALVINGS = 4
 
 
 def _convolution(inputs: int, outputs: int, stride: int = 1) -> torch.nn.Conv2d:
@@ -55,42 +58,49 @@ def _tower(channels: int, num_blocks: int) -> list[torch.nn.Module]:
 
 @gin.configurable
 class ImageEncoding(torch.nn.Module):
-    """From stacked frames to a latent image in [0, 1], 16 times smaller on each side.
+    """From stacked frames to a latent image in [0, 1], smaller on each side: 16 times with four halvings.
 
     Args:
-        observation_spec: one `(C, H, W)` spec. uint8 is read as 0 … 255 and scaled to [0, 1].
+        observation_spec: one `(C, H, W)` spec. uint8 is scaled to [0, 1], see `byte_scale`.
         channels: of the latent.
         num_blocks: residual blocks at the last resolution.
+        num_halvings: h, how often height and width are halved, 0 to 4; small images need fewer. The halvings that are
+            left out are the last ones, with the block between them.
 
     Attributes:
-        latent_shape: `(channels, ⌈H/16⌉, ⌈W/16⌉)`.
+        latent_shape: `(channels, ⌈H/2^h⌉, ⌈W/2^h⌉)`.
 
     Raises:
-        ValueError: the observation is not one image, or a size is smaller than 1.
+        ValueError: the observation is not one image, or a size is out of its range.
     """
 
-    def __init__(self, observation_spec: TensorSpec, channels: int = 64, num_blocks: int = 1):
+    def __init__(self, observation_spec: TensorSpec, channels: int = 64, num_blocks: int = 1, num_halvings: int = 4):
         super().__init__()
         if not isinstance(observation_spec, TensorSpec) or len(observation_spec.shape) != 3:
             raise ValueError(f"ImageEncoding reads one (channels, height, width) image, not {observation_spec}")
         check_at_least("ImageEncoding.channels", channels, 2)
         check_at_least("ImageEncoding.num_blocks", num_blocks, 1)
+        if not 0 <= num_halvings <= _MOST_HALVINGS:
+            raise ValueError(f"ImageEncoding.num_halvings is {num_halvings}; expected 0 to {_MOST_HALVINGS}")
         depth, height, width = observation_spec.shape
         half = channels // 2
-        self._scale = 1.0 / 255.0 if observation_spec.dtype == torch.uint8 else 1.0
-        self._layers = torch.nn.Sequential(
-            _convolution(depth, half, stride=2),
+        strides = [2 if stage < num_halvings else 1 for stage in range(2)]
+        layers = [
+            _convolution(depth, half, strides[0]),
             torch.nn.BatchNorm2d(half),
             torch.nn.ReLU(inplace=True),
             ResidualBlock(half, half),
-            ResidualBlock(half, channels, stride=2),
+            ResidualBlock(half, channels, strides[1]),
             ResidualBlock(channels, channels),
-            torch.nn.AvgPool2d(3, stride=2, padding=1),
-            ResidualBlock(channels, channels),
-            torch.nn.AvgPool2d(3, stride=2, padding=1),
-            *_tower(channels, num_blocks),
-        )
-        self.latent_shape = (channels, -(-height // 16), -(-width // 16))
+        ]
+        if num_halvings >= 3:
+            layers += [torch.nn.AvgPool2d(3, stride=2, padding=1), ResidualBlock(channels, channels)]
+        if num_halvings >= 4:
+            layers.append(torch.nn.AvgPool2d(3, stride=2, padding=1))
+        self._scale = byte_scale(observation_spec)
+        self._layers = torch.nn.Sequential(*layers, *_tower(channels, num_blocks))
+        shrinks = 2**num_halvings
+        self.latent_shape = (channels, -(-height // shrinks), -(-width // shrinks))
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """`[B, C, H, W]` to `[B, *latent_shape]`."""

@@ -69,9 +69,16 @@ def masked_explained_variance(prediction: torch.Tensor, target: torch.Tensor, ma
     Returns:
         A scalar; 0 where the target does not vary.
     """
-    errors = torch.where(mask, torch.stack((target - prediction, target)), 0.0).flatten(1)
-    centred = torch.where(mask.flatten(), errors - errors.sum(1, keepdim=True) / mask.sum().clamp_min(1), 0.0)
-    unexplained, total = centred.square().sum(1).unbind()
+    columns = (each.reshape(-1, 1) for each in (prediction, target, mask))
+    return masked_explained_variances(*columns).squeeze(0)
+
+
+def masked_explained_variances(prediction: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`masked_explained_variance` of each column of `[..., K]`: `[K]`, in as many operations as of one."""
+    mask = mask.flatten(0, -2)
+    errors = torch.where(mask, torch.stack((target - prediction, target)).flatten(1, -2), 0.0)
+    means = errors.sum(1, keepdim=True) / mask.sum(0).clamp_min(1)
+    unexplained, total = torch.where(mask, errors - means, 0.0).square().sum(1).unbind()
     return torch.where(total > 0.0, 1.0 - unexplained / total, 0.0)
 
 

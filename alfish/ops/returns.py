@@ -120,13 +120,55 @@ def n_step_return(
     """
     _check_rows(reward, discount, value, is_last)
     check_at_least("num_steps", num_steps, 1)
-    ends = is_last[:, :-1]
-    decay = discount[:, 1:] * gamma
-    estimate = value
-    for _ in range(min(num_steps, reward.shape[1] - 1)):
-        shorter = torch.addcmul(reward[:, 1:], decay, estimate[:, 1:])
-        estimate = torch.cat((torch.where(ends, value[:, :-1], shorter), value[:, -1:]), dim=1)
-    return estimate[:, :-1]
+    num_rows = reward.shape[1]
+    rows = torch.arange(num_rows, device=reward.device)
+    # The nearest end at or after a row is the running minimum from the right; row T is one.
+    end = torch.where(is_last, rows, num_rows - 1).flip(1).cummin(dim=1).values.flip(1)
+    steps = (end - rows)[:, :-1].clamp_max(num_steps)
+    return bootstrapped_return(reward, discount, value, steps, gamma, min(num_steps, num_rows - 1))
+
+
+def bootstrapped_return(
+    reward: torch.Tensor,
+    discount: torch.Tensor,
+    value: torch.Tensor,
+    steps: torch.Tensor,
+    gamma: float,
+    max_steps: int,
+) -> torch.Tensor:
+    """The return over as many steps as each row asks for, and the value of the row where they end.
+
+    With m = steps[t]:
+
+        G[t] = sum_{j=1..m} gamma^{j-1} (prod_{i=t+1..t+j-1} discount[i]) reward[t+j]
+               + gamma^m (prod_{i=t+1..t+m} discount[i]) value[t+m]
+
+    Ends of episodes: none are looked for; `steps` must not lead past one. Takes memory for `[B, N, max_steps]`.
+
+    Args:
+        reward: `[B, L]` float.
+        discount: `[B, L]` float.
+        value: `[B, L]` float.
+        steps: `[B, N]` int64, of the first N rows; t + steps[t] at most L - 1.
+        gamma: discount factor in [0, 1].
+        max_steps: at least 1 and at least all of `steps`.
+
+    Returns:
+        `[B, N]`.
+    """
+    num_rows = steps.shape[1]
+    surplus = num_rows + max_steps - reward.shape[1]
+    if surplus > 0:
+        reward, discount = (torch.nn.functional.pad(rows, (0, surplus)) for rows in (reward, discount))
+    # Windows [B, N, max_steps] of the rows t+1, t+2, …: views, so nothing is gathered.
+    following = slice(1, num_rows + max_steps)
+    rewards = reward[:, following].unfold(1, max_steps, 1)
+    decays = (discount[:, following] * gamma).unfold(1, max_steps, 1)
+    weights = torch.nn.functional.pad(decays, (1, 0), value=1.0).cumprod(dim=2)
+    within = torch.arange(max_steps, device=steps.device) < steps.unsqueeze(2)
+    rewarded = torch.where(within, weights[..., :-1] * rewards, 0.0).sum(2)
+    last = steps + torch.arange(num_rows, device=steps.device)
+    return torch.addcmul(rewarded, weights.gather(2, steps.unsqueeze(2)).squeeze(2), value.gather(1, last))
 
 
 def _backward_recursion(base: torch.Tensor, decay: torch.Tensor, final: torch.Tensor) -> torch.Tensor:

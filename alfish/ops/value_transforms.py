@@ -7,10 +7,15 @@ import gin
 import torch
 
 from alfish.checks import check_at_least
+from alfish.ops.value_losses import categorical_cross_entropy
 
 
 class ValueTransform(Protocol):
-    """A strictly increasing function of a value and its inverse, both elementwise and differentiable."""
+    """A strictly increasing function of a value and its inverse, both elementwise and differentiable.
+
+    A transform of one's own is equal to itself only, unless it defines `__eq__`: a model decodes two numbers of equal
+    transforms at once.
+    """
 
     def forward(self, value: torch.Tensor) -> torch.Tensor:
         """From the scale of rewards to the compressed scale."""
@@ -80,6 +85,16 @@ class SignedHyperbolicTransform:
         return hash((type(self), self.epsilon))
 
 
+def check_bins(owner: str, minimum: float, maximum: float, num_bins: int) -> None:
+    """Raises a ValueError if there are fewer than 2 bins, or their ends are not finite or not in order."""
+    check_at_least(f"{owner}.num_bins", num_bins, 2)
+    if not (math.isfinite(minimum) and math.isfinite(maximum) and minimum < maximum):
+        raise ValueError(
+            f"{owner}.minimum is {minimum} and .maximum is {maximum}; expected two finite numbers, the minimum below "
+            "the maximum, on the transformed scale"
+        )
+
+
 @gin.configurable
 class CategoricalSupport(torch.nn.Module):
     """Scalars as distributions over S evenly spaced bins of a transformed scale.
@@ -105,16 +120,11 @@ class CategoricalSupport(torch.nn.Module):
 
     def __init__(self, minimum: float, maximum: float, num_bins: int, transform: ValueTransform | None = None):
         super().__init__()
-        check_at_least("CategoricalSupport.num_bins", num_bins, 2)
-        if not (math.isfinite(minimum) and math.isfinite(maximum) and minimum < maximum):
-            raise ValueError(
-                f"CategoricalSupport.minimum is {minimum} and .maximum is {maximum}; expected two finite numbers, the "
-                "minimum below the maximum, on the transformed scale"
-            )
+        check_bins("CategoricalSupport", minimum, maximum, num_bins)
         self.minimum = float(minimum)
         self.maximum = float(maximum)
-        self.num_bins = int(num_bins)
-        self.transform = IdentityTransform() if transform is None else transform
+        self.num_bins = self.num_outputs = int(num_bins)
+        self.transform: ValueTransform = IdentityTransform() if transform is None else transform
         self._bins_per_unit = (num_bins - 1) / (self.maximum - self.minimum)
         bins = torch.linspace(self.minimum, self.maximum, num_bins, dtype=torch.float64).to(torch.float32)
         self.register_buffer("bins", bins, persistent=False)
@@ -138,12 +148,9 @@ class CategoricalSupport(torch.nn.Module):
         probabilities = scalar.new_zeros(scalar.shape + (self.num_bins,))
         return probabilities.scatter_(-1, lower, 1.0 - upper_weight).scatter_(-1, lower + 1, upper_weight)
 
-    def shares_transform_with(self, other: "CategoricalSupport") -> bool:
-        """True if both supports compress the scale of rewards in the same way; their bins may differ.
-
-        A transform of one's own is equal to itself only, unless it defines `__eq__`.
-        """
-        return self.transform == other.transform
+    def loss(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The cross-entropy `[...]` of logits `[..., S]` against scalars `[...]` on the scale of rewards."""
+        return categorical_cross_entropy(logits, self.to_probabilities(target))
 
     def to_scalar(self, logits: torch.Tensor) -> torch.Tensor:
         """The scalars that logits stand for: expectation of the softmax, then the inverse transform; differentiable.

@@ -14,8 +14,10 @@ import torch
 from alfish import nest, specs
 from alfish.algorithms.algorithm import Algorithm
 from alfish.checks import check_at_least
-from alfish.data_structures import BatchInfo, Experience, Progress, TimeStep
+from alfish.data_structures import BatchInfo, Experience, Progress, Tail, TimeStep
 from alfish.experience_replayers.replay_buffer import ReplayBuffer
+from alfish.experience_replayers.samplers import SampledRows
+from alfish.experience_replayers.sizes import ReplayBytes
 from alfish.networks.preprocessing import ObservationTransform, episode_begins
 from alfish.summary.timers import Timers
 
@@ -27,11 +29,13 @@ class TrainBatch(NamedTuple):
         inputs: `[B, T]` rows.
         rollout_info: `[B, T]`, from `preprocess_experience`.
         importance_weight: `[B]`, or `()`.
+        rows: which rows of a replay the segments begin with, `[B]`; `()` of a fresh window.
     """
 
     inputs: TimeStep
     rollout_info: nest.Nest
-    importance_weight: nest.Nest
+    importance_weight: nest.Nest = ()
+    rows: SampledRows | tuple[()] = ()
 
 
 class SourceContext(NamedTuple):
@@ -46,6 +50,7 @@ class SourceContext(NamedTuple):
         generator: draws samples and permutations.
         device: where the algorithm is.
         timers: gets the phases "sample" and "targets".
+        prefix: before the names of the phases.
     """
 
     algorithm: Algorithm
@@ -56,6 +61,7 @@ class SourceContext(NamedTuple):
     generator: np.random.Generator
     device: torch.device
     timers: Timers
+    prefix: str = ""
 
 
 class BatchSource:
@@ -65,8 +71,8 @@ class BatchSource:
         context: what it is built from.
 
     Raises:
-        ValueError: the algorithm has a recurrent state, which no source of this version keeps in order, or asks for
-            rows before the segment.
+        ValueError: the algorithm has a recurrent state, which no source of this version keeps in order, asks for
+            rows before the segment, or needs more than what is stored with a row.
     """
 
     def __init__(self, context: SourceContext):
@@ -81,11 +87,17 @@ class BatchSource:
                 f"{type(context.algorithm).__name__} has a recurrent state; {type(self).__name__} hands out rows "
                 "without their order. Use a network without recurrence, for example with FrameStack"
             )
+        context.algorithm.check_experience(context.row_specs)
 
     @property
-    def num_bytes(self) -> int:
-        """Predicted bytes of what is stored."""
-        return 0
+    def size(self) -> ReplayBytes:
+        """Predicted bytes of what is stored, once it is full."""
+        return ReplayBytes(0, 0)
+
+    @property
+    def updates_per_block(self) -> int:
+        """How many gradient steps share the targets of one block."""
+        return 1
 
     def updates_after(self, env_steps: int) -> int:
         """How many gradient steps are due after so many environment steps of the run (to be told beforehand)."""
@@ -102,6 +114,14 @@ class BatchSource:
     def batches(self, progress: Progress) -> Iterator[TrainBatch]:
         """The batches of this iteration."""
         raise NotImplementedError(f"{type(self).__name__} must define batches(progress)")
+
+    def update_priorities(self, batch: TrainBatch, priority: torch.Tensor) -> None:
+        """Takes the new priorities `[B]` of a batch's rows; without effect where rows are not drawn by priority."""
+        del batch, priority
+
+    def restart(self, progress: Progress) -> None:
+        """Begins anew, without rows, in a run that has come as far as `progress` (its updates: those of this task)."""
+        del progress
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
@@ -121,7 +141,7 @@ class BatchSource:
         """
         context = self._context
         past = context.transform.past_rows
-        with context.timers.phase("targets"), torch.no_grad():
+        with context.timers.phase(f"{context.prefix}targets"), torch.no_grad():
             if context.device.type != "cpu":
                 time_step, rollout_info, batch_info = nest.map_structure(
                     lambda leaf: leaf.to(context.device, non_blocking=True), (time_step, rollout_info, batch_info)
@@ -166,13 +186,22 @@ class OnPolicyBatches(BatchSource):
                 f"{type(context.algorithm).__name__} needs {context.algorithm.rows_needed().future} rows after a row; "
                 "a fresh window has 1: bind Trainer.batch_source = @ReplayBatches"
             )
+        if context.algorithm.rows_needed().tail is not None:
+            raise ValueError(
+                f"{type(context.algorithm).__name__} needs what lies between a row and the end of its episode, which a "
+                "fresh window does not hold: bind Trainer.batch_source = @ReplayBatches"
+            )
         self._mini_batch_size = mini_batch_size
         self._num_epochs = num_epochs
+        self._rows_of_window = context.num_envs * context.window_length
         self._window: Experience | None = None
 
+    @property
+    def updates_per_block(self) -> int:
+        return self._num_epochs * -(-self._rows_of_window // self._mini_batch_size)
+
     def updates_after(self, env_steps: int) -> int:
-        rows = self._context.num_envs * self._context.window_length
-        return (env_steps // rows) * self._num_epochs * -(-rows // self._mini_batch_size)
+        return (env_steps // self._rows_of_window) * self.updates_per_block
 
     def example(self) -> TrainBatch:
         context = self._context
@@ -202,20 +231,21 @@ class OnPolicyBatches(BatchSource):
 
     def _pick(self, inputs: TimeStep, info: nest.Nest, rows: torch.Tensor) -> TrainBatch:
         inputs, info = nest.map_structure(lambda leaf: leaf[rows].unsqueeze(1), (inputs, info))
-        return TrainBatch(inputs, info, ())
+        return TrainBatch(inputs, info)
 
 
 @gin.configurable
 class ReplayBatches(BatchSource):
     """Samples of a replay buffer, at a fixed number of gradient steps per environment step.
 
-    The number of updates follows from the environment steps alone, never from how fast the machine is.
+    The number of updates follows from the environment steps alone, never from how fast the machine is. If the sampler
+    draws by priority, so must the algorithm's loss give priorities.
 
     Args:
         context: see SourceContext.
         batch_size: B of a sampled block, at least 1.
         updates_per_env_step: gradient steps per environment step after `initial_env_steps`; larger than 0.
-        initial_env_steps: environment steps before the first gradient step.
+        initial_env_steps: environment steps before the first gradient step, and after a checkpoint's rows were dropped.
         segment_length: T of a sampled block.
         replay_buffer: makes the buffer; its capacity is bound there.
 
@@ -224,6 +254,7 @@ class ReplayBatches(BatchSource):
     """
 
     copies_on_load = True  # so the checkpoint store need not read the rows into memory first
+    way_out = "to go on without the stored rows, give --drop_replay"
 
     def __init__(
         self,
@@ -259,26 +290,32 @@ class ReplayBatches(BatchSource):
             )
         self._rows_needed = rows_needed
         self._segment_length = segment_length
-        self._rows_for_a_block = segment_length + rows_needed.past
         self._batch_size = batch_size
         self._updates_per_env_step = updates_per_env_step
         self._initial_env_steps = initial_env_steps
+        self._begun = Progress()
 
     @property
-    def num_bytes(self) -> int:
-        return self._buffer.num_bytes
+    def size(self) -> ReplayBytes:
+        return self._buffer.size
 
     def updates_after(self, env_steps: int) -> int:
-        return max(0, int((env_steps - self._initial_env_steps) * self._updates_per_env_step))
+        paid_for = env_steps - self._begun.env_steps - self._initial_env_steps
+        return self._begun.updates + max(0, int(paid_for * self._updates_per_env_step))
 
     def example(self) -> TrainBatch:
-        past, future, future_observations = self._rows_needed
-        row_specs, length = self._context.row_specs, self._segment_length
-        outer = (self._batch_size, past + length + future)
-        observation = specs.zeros(row_specs.time_step.observation, (outer[0], past + length + future_observations))
+        past, future, future_observations, tail_needed = self._rows_needed
+        row_specs, num_rows = self._context.row_specs, self._batch_size
+        outer = (num_rows, past + self._segment_length + future)
+        observation = specs.zeros(row_specs.time_step.observation, (num_rows, outer[1] - future + future_observations))
         rows = specs.zeros(row_specs._replace(time_step=row_specs.time_step._replace(observation=())), outer)
         rows = rows._replace(time_step=rows.time_step._replace(observation=observation))
-        return self._prepare_sample(rows, BatchInfo(rows.action, torch.arange(outer[1]).expand(outer)))
+        tail: nest.Nest = ()
+        if tail_needed is not None:
+            tail = Tail(torch.zeros(num_rows), torch.zeros(num_rows), specs.zeros(row_specs.rollout_info, (num_rows,)))
+        position = torch.arange(outer[1]).expand(outer)
+        info = BatchInfo(rows.action, position, torch.ones(num_rows), position.flip(1), tail)
+        return self._prepare_sample(rows, info)
 
     def add(self, window: Experience) -> None:
         past, length = self._context.transform.past_rows, self._context.window_length
@@ -287,27 +324,39 @@ class ReplayBatches(BatchSource):
 
     def batches(self, progress: Progress) -> Iterator[TrainBatch]:
         due = self.updates_after(progress.env_steps) - progress.updates
-        if self._buffer.num_rows < self._rows_for_a_block * self._context.num_envs:
+        if not self._buffer.can_sample:
             return
         for _ in range(due):
-            with self._context.timers.phase("sample"):
-                sampled = self._buffer.sample(self._batch_size, self._context.generator)
-            yield self._prepare_sample(sampled.experience, sampled.batch_info)
+            with self._context.timers.phase(f"{self._context.prefix}sample"):
+                sampled = self._buffer.sample(self._batch_size, self._context.generator, progress.fraction)
+            yield self._prepare_sample(sampled.experience, sampled.batch_info)._replace(rows=sampled.rows)
 
     def _prepare_sample(self, experience: Experience, batch_info: BatchInfo) -> TrainBatch:
         past = self._rows_needed.past
         if past:
-            later = (experience.rollout_info, batch_info.action, batch_info.position)
-            info, action, position = nest.map_structure(lambda leaf: leaf[:, past:], later)
-            return self._prepare(experience.time_step, info, batch_info._replace(action=action, position=position))
+            later = (experience.rollout_info, batch_info.action, batch_info.position, batch_info.age)
+            info, action, position, age = nest.map_structure(lambda leaf: leaf[:, past:], later)
+            batch_info = batch_info._replace(action=action, position=position, age=age)
+            return self._prepare(experience.time_step, info, batch_info)
         return self._prepare(experience.time_step, experience.rollout_info, batch_info)
 
+    def update_priorities(self, batch: TrainBatch, priority: torch.Tensor) -> None:
+        assert isinstance(batch.rows, SampledRows)
+        self._buffer.update_priorities(batch.rows, priority.detach().cpu().numpy())
+
+    def restart(self, progress: Progress) -> None:
+        self._begun = progress
+
     def state_dict(self) -> dict[str, Any]:
-        return self._buffer.state_dict()
+        begun = {"env_steps": self._begun.env_steps, "updates": self._begun.updates}
+        return {"begun": begun, "buffer": self._buffer.state_dict()}
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Raises a ValueError if the state does not fit the buffer."""
-        self._buffer.check_state_dict(state)
+        if state.keys() != {"begun", "buffer"}:
+            raise ValueError(f"the checkpoint holds no stored rows, but {sorted(state) or 'nothing'}")
+        self._buffer.check_state_dict(state["buffer"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._buffer.load_state_dict(state)
+        self._begun = Progress(**state["begun"])
+        self._buffer.load_state_dict(state["buffer"])

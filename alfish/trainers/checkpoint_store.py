@@ -1,11 +1,12 @@
-"""Checkpoints of a run, and files of weights: the newest good one wins, and it is loaded whole or not at all."""
+"""Checkpoints of a run: the newest good one wins, and it is loaded whole or not at all."""
 
+import contextlib
 import errno
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,27 +16,24 @@ from alfish.checks import check_at_least
 from alfish.trainers.checkpoint_files import (
     STATE,
     DamagedCheckpoint,
-    deserialize,
+    StoredFile,
     map_tensor,
     read_manifest,
     read_state,
-    replace_file,
-    serialize,
     sync_folder,
     verify,
     write_checkpoint,
 )
 from alfish.trainers.state_checks import (
-    NOT_EXPECTED,
+    CheckpointMismatch,
     Difference,
     Stateful,
     differences,
     names_differ,
     raise_mismatch,
 )
-from alfish.trainers.state_nests import Path, checksum, join
+from alfish.trainers.state_nests import Path, join
 
-WEIGHTS_VERSION = 1
 TEMPORARY_PREFIX = ".tmp-"
 _NAME = re.compile(r"(\d{12,})(?:-(\d+))?")
 _BAD_NAME = re.compile(_NAME.pattern + r"\.bad(?:-\d+)?")
@@ -115,7 +113,12 @@ class CheckpointStore:
         self._delete_old_ones()
         return target
 
-    def load(self, components: Mapping[str, Stateful], on_missing: Literal["raise", "skip"] = "raise") -> int | None:
+    def load(
+        self,
+        components: Mapping[str, Stateful],
+        on_missing: Literal["raise", "skip"] = "raise",
+        leave_out: Collection[str] = (),
+    ) -> int | None:
         """Loads the newest good checkpoint into the components, in their order.
 
         All files are verified and all states compared with their components before the first one is changed. A damaged
@@ -126,6 +129,7 @@ class CheckpointStore:
             on_missing: "raise" if the checkpoint holds a component that is not in `components`; "skip" leaves it alone
                 (to evaluate, the weights are enough) and does not read its large tensors. A component that is not in
                 the checkpoint is always an error.
+            leave_out: names of components that are skipped in any case, whether they are in the checkpoint or not.
 
         Returns:
             Its step; None if there is no checkpoint.
@@ -140,7 +144,8 @@ class CheckpointStore:
         while folders := [folder for folder in self.step_folders() if folder not in tried]:
             tried.add(folders[-1])
             try:
-                content = self._read(folders[-1], components, on_missing)
+                with _damage_of_the_disk():
+                    content = self._read(folders[-1], components, on_missing, leave_out)
             except DamagedCheckpoint as error:
                 if folders[-1].exists():
                     reasons.append(f"{folders[-1].name}: {error}")
@@ -224,41 +229,36 @@ class CheckpointStore:
         tried = {path.name for path in self._folder.iterdir()}
         return sorted(self._folder / name for name in tried if _BAD_NAME.fullmatch(name))
 
-    def _read(self, folder: pathlib.Path, components: Mapping[str, Stateful], on_missing: str) -> _Content:
-        try:
-            return self._read_and_check(folder, components, on_missing)
-        except OSError as error:
-            # A bad sector, or deleted by the run that saves. Anything else (permissions, memory) says nothing about it.
-            if error.errno in (errno.EIO, errno.ENOENT):
-                raise DamagedCheckpoint(f"{error.filename or 'a file'}: {error.strerror}") from error
-            raise
-
-    def _read_and_check(self, folder: pathlib.Path, components: Mapping[str, Stateful], on_missing: str) -> _Content:
+    def _read(
+        self, folder: pathlib.Path, components: Mapping[str, Stateful], on_missing: str, leave_out: Collection[str]
+    ) -> _Content:
         manifest = read_manifest(folder)
         match = _NAME.fullmatch(folder.name)
         if match is None or int(match[1]) != manifest.step:
             raise DamagedCheckpoint(f"it is of step {manifest.step}, which is not what its name says")
-        what = f"the checkpoint {folder}"
-        rows = names_differ(components, manifest.components, "a component")
-        if on_missing == "skip":
-            rows = [row for row in rows if row.expected != NOT_EXPECTED]
-        raise_mismatch(what, rows)
+        stored = set(manifest.components) - set(leave_out)
+        _check_names(folder, components, stored & components.keys() if on_missing == "skip" else stored)
         wanted = [file for file in manifest.files if file.component is None or file.component in components]
         for file in wanted:
-            verify(folder, file)
+            _verify(folder, file, components)
         states = read_state(folder)
         content = _Content(manifest.step, states, {name: {} for name in components})
         for file in wanted:
             if file.component is not None:
                 content.large[file.component][file.path] = map_tensor(folder, file)
-        rows = []
-        for name, component in components.items():
-            state = self._joined(content, name)
-            rows.extend(
-                Difference(f"{name}: {row.key}", row.expected, row.found) for row in differences(component, state)
-            )
-        raise_mismatch(what, rows)
+        rows = [row for name, component in components.items() for row in self._differences(content, name, component)]
+        raise_mismatch(f"the checkpoint {folder}", rows)
         return content
+
+    def _differences(self, content: _Content, name: str, component: Stateful) -> list[Difference]:
+        state = self._joined(content, name)
+        try:
+            found = differences(component, state)
+        except ValueError as error:
+            if not hasattr(component, "way_out"):
+                raise
+            raise ValueError(f"{error}; {component.way_out}") from None
+        return [Difference(f"{name}: {row.key}", row.expected, row.found) for row in found]
 
     @staticmethod
     def _joined(content: _Content, component: str) -> Any:
@@ -283,52 +283,39 @@ class CheckpointStore:
                 raise
 
 
+@contextlib.contextmanager
+def _damage_of_the_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # A bad sector, or deleted by the run that saves. Anything else (permissions, memory) says nothing about it.
+        if error.errno in (errno.EIO, errno.ENOENT):
+            raise DamagedCheckpoint(f"{error.filename or 'a file'}: {error.strerror}") from error
+        raise
+
+
+def _verify(folder: pathlib.Path, file: StoredFile, components: Mapping[str, Stateful]) -> None:
+    try:
+        verify(folder, file)
+    except DamagedCheckpoint as error:
+        way_out = getattr(components.get(file.component or ""), "way_out", None)
+        if way_out is None:
+            raise
+        raise DamagedCheckpoint(f"{error}; {way_out} (and remove .bad from the name of {folder.name})") from error
+
+
+def _check_names(folder: pathlib.Path, components: Mapping[str, Stateful], stored: Collection[str]) -> None:
+    """Compares the names of the components with those in a checkpoint."""
+    missing = [name for name in components if name not in stored]
+    ways_out = {str(getattr(components[name], "way_out", "")) for name in missing}
+    if missing and all(ways_out):
+        names, advice = ", ".join(missing), ", ".join(sorted(ways_out))
+        raise CheckpointMismatch(f"the checkpoint {folder} has no {names}, and nothing was loaded; {advice}")
+    raise_mismatch(f"the checkpoint {folder}", names_differ(components, stored, "a component"))
+
+
 def _step_and_number(folder: pathlib.Path) -> tuple[int, int]:
     """The step in a checkpoint's name, and which of those at that step it is, from 1."""
     match = _NAME.fullmatch(folder.name)
     assert match is not None
     return int(match[1]), int(match[2] or 1)
-
-
-def save_weights(path: str | os.PathLike[str], module: torch.nn.Module) -> None:
-    """Writes the state of a module; the file is either whole or not there, and the one before stays until then.
-
-    Args:
-        path: the file; its folder is made if needed.
-        module: on any device.
-
-    Raises:
-        OSError: it could not be written; a file that was there is untouched.
-    """
-    path = pathlib.Path(path)
-    state = {
-        key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in module.state_dict().items()
-    }
-    content = {"format_version": WEIGHTS_VERSION, "sha256": checksum(state), "weights": state}
-    data = serialize(content)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data)
-    except OSError as error:
-        raise OSError(error.errno, f"the weights could not be saved to {path}: {error.strerror}") from error
-
-
-def load_weights(path: str | os.PathLike[str], module: torch.nn.Module) -> None:
-    """Reads a file of `save_weights` into a module, all of it or nothing.
-
-    Raises:
-        ValueError: there is no such file, or it is damaged (DamagedCheckpoint); it says what is wrong.
-        CheckpointMismatch: keys or shapes are not those of the module.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file of weights at {path}")
-    content = deserialize(path, str(path))
-    if not isinstance(content, dict) or not {"format_version", "sha256", "weights"} <= content.keys():
-        raise DamagedCheckpoint(f"{path} holds no weights that save_weights wrote")
-    if content["format_version"] != WEIGHTS_VERSION:
-        raise ValueError(f"{path} has the format {content['format_version']!r}; this version reads {WEIGHTS_VERSION}")
-    if content["sha256"] != checksum(content["weights"]):
-        raise DamagedCheckpoint(f"{path} is damaged: its checksum differs")
-    raise_mismatch(str(path), differences(module, content["weights"]))
-    module.load_state_dict(content["weights"])

@@ -15,7 +15,7 @@ from alfish.data_structures import TimeStep, time_step_spec
 from alfish.environments.environment import VectorEnvironment
 from alfish.networks.preprocessing import ObservationTransform
 from alfish.rollout.acting import Actor, random_numbers_kept
-from alfish.trainers.checkpoint_store import save_weights
+from alfish.trainers.weight_files import save_weights
 
 
 class EvaluationStopped(Exception):

@@ -14,6 +14,7 @@ from alfish.data_structures import TimeStep, time_step_spec
 from alfish.environments.environment import VectorEnvironment
 from alfish.networks.preprocessing import ObservationTransform
 from alfish.trainers.evaluator import Evaluator
+from alfish.trainers.initial_weights import InitialWeights
 
 
 class Built(NamedTuple):
@@ -43,6 +44,8 @@ class Experiment:
         evaluation_environment: makes the environments of evaluation and play, given `num_envs`; None takes
             `environment`.
         observation_transform: makes the transform, given the spec of a stored observation.
+        initial_weights: weights of another run that a new run begins with, `@InitialWeights()`; None for random ones. A
+            run that is continued has its own.
         cpu_threads: threads of torch's operations on the CPU, at least 1; set when the parts are built. More than 1
             pays for large networks only, and changes the last digits of sums.
 
@@ -56,6 +59,7 @@ class Experiment:
         algorithm: Callable[..., Algorithm] = gin.REQUIRED,
         evaluation_environment: Callable[..., VectorEnvironment] | None = None,
         observation_transform: Callable[[nest.Nest], ObservationTransform] = ObservationTransform,
+        initial_weights: InitialWeights | None = None,
         cpu_threads: int = 1,
     ):
         check_at_least("Experiment.cpu_threads", cpu_threads, 1)
@@ -64,6 +68,7 @@ class Experiment:
         self._algorithm = algorithm
         self.evaluation_environment = evaluation_environment or environment
         self._observation_transform = observation_transform
+        self.initial_weights = initial_weights
 
     def build(
         self, num_envs: int, device: torch.device, for_evaluation: bool = False, render_mode: str | None = None

@@ -6,7 +6,7 @@ from alfish.data_structures import Progress
 
 
 class Counters:
-    """Counts iterations, environment steps and updates.
+    """Counts iterations and environment steps. Updates are counted by who takes them.
 
     Args:
         total_env_steps: the length of the run, for `Progress.fraction`.
@@ -16,7 +16,6 @@ class Counters:
         self._total_env_steps = total_env_steps
         self._iteration = 0
         self._env_steps = 0
-        self._updates = 0
         self._finished_at = -1
 
     @property
@@ -29,25 +28,23 @@ class Counters:
         self._finished_at = self._env_steps
 
     def progress(self) -> Progress:
-        """The counters as they are now."""
+        """The counters as they are now, without updates."""
         fraction = min(1.0, self._env_steps / self._total_env_steps)
-        return Progress(self._iteration, self._env_steps, self._updates, fraction)
+        return Progress(self._iteration, self._env_steps, 0, fraction)
 
-    def add(self, iterations: int = 0, env_steps: int = 0, updates: int = 0) -> None:
+    def add(self, iterations: int = 0, env_steps: int = 0) -> None:
         """Counts on."""
         self._iteration += iterations
         self._env_steps += env_steps
-        self._updates += updates
 
     def state_dict(self) -> dict[str, Any]:
         """The counters."""
-        counts = {"iteration": self._iteration, "env_steps": self._env_steps, "updates": self._updates}
-        return counts | {"finished_at": self._finished_at}
+        return {"iteration": self._iteration, "env_steps": self._env_steps, "finished_at": self._finished_at}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self._iteration, self._env_steps = int(state["iteration"]), int(state["env_steps"])
-        self._updates, self._finished_at = int(state["updates"]), int(state["finished_at"])
+        self._finished_at = int(state["finished_at"])
 
 
 def crossed(interval: int | None, before: int, after: int) -> bool:

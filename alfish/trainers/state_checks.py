@@ -14,13 +14,14 @@ class Stateful(Protocol):
     """What a checkpoint can hold: weights, optimisers, replay, counters, random streams.
 
     `state_dict` returns dicts (keys are str or int), lists and tuples of torch tensors and plain numbers, strings,
-    bytes, booleans or None. Two optional members:
+    bytes, booleans or None. Three optional members:
 
     * `check_state_dict(state)` raises a ValueError if `load_state_dict(state)` would fail. All are asked before any
       component is changed.
     * `copies_on_load = True` promises that `load_state_dict` copies every tensor that it keeps. Then large tensors are
       handed over as maps of the checkpoint's files and never exist twice in memory. Without it the component receives
       copies that it may keep; a torch.nn.Module copies by itself.
+    * `way_out` says what a user can do if a checkpoint has no state for it, or one that does not fit.
     """
 
     def state_dict(self) -> Any:
@@ -90,10 +91,10 @@ def _module_differences(module: torch.nn.Module, state: Any) -> list[Difference]
         return [Difference("(everything)", f"{len(own)} keys", type(state).__name__)]
     rows = []
     for key, value in own.items():
-        expected, found = _describe(value), _describe(state[key]) if key in state else MISSING
+        expected, found = describe(value), describe(state[key]) if key in state else MISSING
         if expected != found:
             rows.append(Difference(key, expected, found))
-    rows.extend(Difference(str(key), NOT_EXPECTED, _describe(state[key])) for key in state if key not in own)
+    rows.extend(Difference(str(key), NOT_EXPECTED, describe(state[key])) for key in state if key not in own)
     return rows
 
 
@@ -108,7 +109,8 @@ def _optimizer_differences(optimizer: torch.optim.Optimizer, state: Any) -> list
     return [Difference("param_groups", f"parameters {expected}", f"parameters {found}")]
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """The shape of a stored value, as tables of differences show it."""
     if isinstance(value, torch.Tensor):
         return str(tuple(value.shape))
     return "not a tensor"

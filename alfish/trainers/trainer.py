@@ -1,7 +1,6 @@
 """The training loop: collect, store, update, report, evaluate, save."""
 
 import contextlib
-import itertools
 import pathlib
 import time
 from typing import Any
@@ -10,8 +9,10 @@ import gin
 import torch
 
 from alfish import nest
+from alfish.algorithms.algorithm import TrainingOptions, TrainingTask
 from alfish.checks import check_at_least
 from alfish.data_structures import Experience, Progress
+from alfish.experience_replayers.sizes import ReplayBytes
 from alfish.rollout.acting import experience_specs
 from alfish.rollout.same_process_engine import SameProcessEngine
 from alfish.summary.episode_metrics import EpisodeMetrics
@@ -23,7 +24,8 @@ from alfish.trainers.evaluator import BestWeights, Evaluation, EvaluationStopped
 from alfish.trainers.experiment import Experiment
 from alfish.trainers.progress import Counters, crossed
 from alfish.trainers.seeding import RandomStreams
-from alfish.trainers.updater import MeanOfUpdates, Updater
+from alfish.trainers.task_runner import make_runners
+from alfish.trainers.updater import Updater
 
 
 @gin.configurable
@@ -34,7 +36,8 @@ class Trainer:
         experiment: the factories of environment, transform and algorithm.
         device: where the algorithm lives.
         seed: decides every random number of the run.
-        batch_source: `@OnPolicyBatches` or `@ReplayBatches`.
+        batch_source: `@OnPolicyBatches` or `@ReplayBatches`, for the algorithm itself; parts that are trained apart
+            bring their own.
         num_envs: B, at least 1.
         window_length: T, rows per environment and iteration, at least 1.
         total_env_steps: the length of the run.
@@ -83,11 +86,11 @@ class Trainer:
         self._counters = Counters(total_env_steps)
         self._timers = Timers()
         self._episodes = EpisodeMetrics(num_envs)
-        self._means = MeanOfUpdates()
         self._best = BestWeights(None)
         self._stop_requested = False
         with contextlib.ExitStack() as opened:
             self.built = experiment.build(num_envs, device)
+            self._initial_weights = experiment.initial_weights
             opened.callback(self.built.environment.close)
             self._evaluator = experiment.evaluator(self.built, device)
             opened.callback(self._evaluator.close)
@@ -98,18 +101,23 @@ class Trainer:
     def _make_parts(self, batch_source: type[BatchSource], device: torch.device, window_length: int) -> None:
         environment, transform, algorithm, row_specs = self.built
         num_envs = environment.num_envs
-        self._updater = Updater(algorithm)
-        context = SourceContext(
-            algorithm=algorithm,
-            transform=transform,
-            row_specs=experience_specs(algorithm, transform, row_specs, num_envs, device),
-            num_envs=num_envs,
-            window_length=window_length,
-            generator=self._random.generator("batches"),
-            device=device,
-            timers=self._timers,
-        )
-        self.batch_source = batch_source(context)
+        stored_specs = experience_specs(algorithm, transform, row_specs, num_envs, device)
+
+        def context(task: TrainingTask) -> SourceContext:
+            prefix = f"{task.name}/" if task.name else ""
+            return SourceContext(
+                algorithm=task.algorithm,
+                transform=transform,
+                row_specs=stored_specs,
+                num_envs=num_envs,
+                window_length=window_length,
+                generator=self._random.generator(f"{prefix}batches"),
+                device=device,
+                timers=self._timers,
+                prefix=prefix,
+            )
+
+        self.runners = make_runners(algorithm, TrainingOptions(batch_source, Updater), context)
         self._engine = SameProcessEngine(
             environment,
             algorithm,
@@ -127,10 +135,16 @@ class Trainer:
 
     @property
     def progress(self) -> Progress:
-        """How far the run has come."""
-        return self._counters.progress()
+        """How far the run has come; its updates are those of the algorithm itself."""
+        return self.runners[0].progress(self._counters.progress())
 
-    def open(self, root_dir: pathlib.Path, summaries: Summaries) -> bool:
+    @property
+    def replay_size(self) -> ReplayBytes:
+        """Predicted bytes of all replays when they are full."""
+        sizes = [runner.batch_source.size for runner in self.runners]
+        return ReplayBytes(sum(size.memory for size in sizes), sum(size.disk for size in sizes))
+
+    def open(self, root_dir: pathlib.Path, summaries: Summaries, drop_replay: bool = False) -> bool:
         """Gives the run a folder, and continues from the newest good checkpoint in it if there is one.
 
         Without this call nothing is kept.
@@ -138,6 +152,7 @@ class Trainer:
         Args:
             root_dir: checkpoints and the best weights go there.
             summaries: where metrics go.
+            drop_replay: leaves the stored rows in the checkpoint alone, whatever they are, and begins with none.
 
         Returns:
             True if a checkpoint was loaded.
@@ -146,23 +161,31 @@ class Trainer:
         self._opened.callback(summaries.close)
         self._best = BestWeights(root_dir / "best")
         self._store = CheckpointStore(root_dir / "checkpoints", keep=self._keep_checkpoints)
-        return self._store.load(self._components()) is not None
+        dropped = self._replays() if drop_replay else {}
+        resumed = self._store.load(self._components(with_replay=not drop_replay), leave_out=dropped) is not None
+        if resumed and drop_replay:
+            for runner in self.runners:
+                runner.restart(self.progress)
+        self._take_initial_weights()
+        return resumed
 
-    def dry_run(self) -> TrainBatch:
+    def dry_run(self) -> dict[str, TrainBatch]:
         """Collects three windows and takes a gradient step on the example batch and, if one is due, on a real one.
 
         Returns:
-            The last batch.
+            The last batch of each training task, by name; `""` is the algorithm itself.
         """
-        batch = self.batch_source.example()
-        self._updater.update(batch, self.progress)
+        self._take_initial_weights()
         for _ in range(3):
             self._collect()
         at_the_end = self.progress._replace(env_steps=self.total_env_steps)
-        self.built.algorithm.train()
-        for batch in itertools.islice(self.batch_source.batches(at_the_end), 1):
-            self._updater.update(batch, self.progress)
-        return batch
+        return {runner.name: runner.try_out(at_the_end) for runner in self.runners}
+
+    def _take_initial_weights(self) -> None:
+        """At the start of the run only: a run that goes on has weights of its own, and need not have the file."""
+        if self._initial_weights is not None and self.progress.iteration == 0:
+            self._initial_weights(self.built.algorithm)
+        self._initial_weights = None
 
     def request_stop(self) -> None:
         """Makes `train` save and return at the end of the step that it is in. Safe to call from a signal handler.
@@ -179,7 +202,8 @@ class Trainer:
         """
         last = self.total_env_steps if stop_at_env_steps is None else min(stop_at_env_steps, self.total_env_steps)
         evaluation = None
-        self.built.algorithm.after_train_iter(self.progress)
+        self._take_initial_weights()
+        self._after_train_iter()
         self._summary_started = time.monotonic()
         self._summary_env_steps = self.progress.env_steps
         self._timers.reset()
@@ -194,10 +218,12 @@ class Trainer:
         if before < self.total_env_steps:
             self._collect()
         # else a stop left out what belongs to the last steps: the updates still due and the last evaluation
-        self._update()
-        self.built.algorithm.after_train_iter(self.progress)
         now = self.progress.env_steps
         complete = now >= self.total_env_steps
+        # The algorithm itself first: what it collected was seen with the representation as it still is.
+        for runner in self.runners:
+            runner.update(self._counters.progress(), complete, lambda: self._stop_requested)
+        self._after_train_iter()
         if complete or crossed(self._summary_interval, before, now):
             self._write_summary()
         evaluation = None
@@ -214,26 +240,22 @@ class Trainer:
         rows = nest.map_structure(lambda leaf: leaf[self.built.transform.past_rows :], window.time_step)
         self._episodes.update(rows)
         self._counters.add(iterations=1, env_steps=int((~rows.is_first()[1:]).sum()))
-        self.batch_source.add(window)
+        for runner in self.runners:
+            runner.batch_source.add(window)
 
-    def _update(self) -> None:
-        algorithm = self.built.algorithm
-        algorithm.train()
-        for batch in self.batch_source.batches(self.progress):
-            with self._timers.phase("update"):
-                self._means.add(self._updater.update(batch, self.progress))
-                self._counters.add(updates=1)
-                algorithm.after_update(self.progress)
-            # A replay catches up after a resume with the updates that are left out; a fresh window could not.
-            if self._stop_requested and not algorithm.on_policy:
-                break
+    def _after_train_iter(self) -> None:
+        for runner in self.runners:
+            runner.after_train_iter(self._counters.progress())
 
     def _write_summary(self) -> None:
         progress, now = self.progress, time.monotonic()
         elapsed = max(now - self._summary_started, 1e-9)
         timing = {f"time/{phase}": share for phase, share in self._timers.shares().items()}
         timing["time/env_steps_per_second"] = (progress.env_steps - self._summary_env_steps) / elapsed
-        self._summaries.write(progress, self._episodes.result() | self._means.result_and_reset(), timing)
+        metrics: dict[str, float | torch.Tensor] = dict(self._episodes.result())
+        for runner in self.runners:
+            metrics |= runner.metrics_and_reset()
+        self._summaries.write(progress, metrics, timing)
         self._timers.reset()
         self._summary_started, self._summary_env_steps = now, progress.env_steps
 
@@ -248,20 +270,22 @@ class Trainer:
         self._best.offer(evaluation, self.built.algorithm)
         return evaluation
 
-    def _components(self) -> dict[str, Any]:
-        return {
+    def _components(self, with_replay: bool = True) -> dict[str, Any]:
+        components: dict[str, Any] = {
             "algorithm": self.built.algorithm,
-            "updater": self._updater,
             "counters": self._counters,
             "engine": self._engine,
-            "batch_source": self.batch_source,
             "episodes": self._episodes,
-            "means": self._means,
             "summaries": self._summaries,
             "best": self._best,
-            # Last: loading the others may draw random numbers.
-            "random": self._random,
         }
+        for runner in self.runners:
+            components |= runner.components()
+        # Last: loading the others may draw random numbers.
+        return components | (self._replays() if with_replay else {}) | {"random": self._random}
+
+    def _replays(self) -> dict[str, Any]:
+        return {name: source for runner in self.runners for name, source in runner.replay().items()}
 
     def save(self) -> None:
         """Closes the episodes in flight and saves a checkpoint."""

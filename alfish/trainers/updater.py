@@ -1,8 +1,8 @@
 """One gradient step, the same for every algorithm."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import gin
 import torch
@@ -23,12 +23,25 @@ class NonFiniteUpdates(ValueError):
     """The loss or the gradient was not finite in several updates in a row."""
 
 
+class Updated(NamedTuple):
+    """What a gradient step says.
+
+    Attributes:
+        metrics: scalars to report; tensors are detached. `skipped` is 1 for an update that was not finite, else 0.
+        priority: `[B]`, new priorities of the batch's rows; `()` if the algorithm gives none, or the step was skipped.
+    """
+
+    metrics: dict[str, torch.Tensor | float]
+    priority: torch.Tensor | tuple[()]
+
+
 @gin.configurable
 class Updater:
     """Steps the optimiser on batches; guards the parameters against losses and gradients that are not finite.
 
     Args:
         algorithm: the module that is trained.
+        trained_apart: parts of it that are not trained here, because they have training tasks of their own.
         optimizer: makes the optimiser from the parameters, for example `@torch.optim.Adam`.
         learning_rate: a number, or a schedule: a callable from the run's fraction in [0, 1] to a number.
         max_gradient_norm: gradients are scaled down to this norm; None leaves them.
@@ -41,6 +54,7 @@ class Updater:
     def __init__(
         self,
         algorithm: Algorithm,
+        trained_apart: Iterable[torch.nn.Module] = (),
         optimizer: Callable[..., torch.optim.Optimizer] = gin.REQUIRED,
         learning_rate: float | Callable[[float], float] = gin.REQUIRED,
         max_gradient_norm: float | None = None,
@@ -50,7 +64,9 @@ class Updater:
             raise ValueError(f"Updater.max_gradient_norm is {max_gradient_norm}; it must be larger than 0, or None")
         check_at_least("Updater.max_skipped_updates", max_skipped_updates, 1)
         self._algorithm = algorithm
-        self._parameters = [each for each in algorithm.parameters() if each.requires_grad]
+        apart = {id(each) for part in trained_apart for each in (*part.parameters(), *part.buffers())}
+        own = [each for each in algorithm.parameters() if id(each) not in apart]
+        self._parameters = [each for each in own if each.requires_grad]
         if not self._parameters:
             raise ValueError(f"{type(algorithm).__name__} has no parameters that can be trained")
         self._learning_rate = as_schedule(learning_rate, "Updater.learning_rate", minimum=0.0)
@@ -61,13 +77,10 @@ class Updater:
         self._max_gradient_norm = math.inf if max_gradient_norm is None else max_gradient_norm
         self._max_skipped_updates = max_skipped_updates
         self._skipped_in_a_row = 0
-        self._buffers_of_algorithm = list(algorithm.buffers())
+        self._buffers_of_algorithm = [each for each in algorithm.buffers() if id(each) not in apart]
 
-    def update(self, batch: TrainBatch, progress: Progress) -> dict[str, torch.Tensor | float]:
+    def update(self, batch: TrainBatch, progress: Progress) -> Updated:
         """Takes one gradient step.
-
-        Returns:
-            Scalars to report; tensors are detached. `skipped` is 1 for an update that was not finite, else 0.
 
         Raises:
             NonFiniteUpdates: this is the last allowed of several updates in a row that were not finite.
@@ -91,7 +104,8 @@ class Updater:
             self._skip(loss, norm, loss_info, buffers)
         metrics: dict[str, torch.Tensor | float] = {name: _mean(value) for name, value in loss_info.extra.items()}
         metrics |= {"loss": loss.detach(), "gradient_norm": norm.detach()}
-        return metrics | {"learning_rate": learning_rate, "skipped": float(not finite)}
+        metrics |= {"learning_rate": learning_rate, "skipped": float(not finite)}
+        return Updated(metrics, loss_info.priority if finite else ())
 
     def _loss_info(self, batch: TrainBatch) -> LossInfo:
         # Without a recurrent state time is just more batch: [B, T] is folded to [B·T] for one call and unfolded again.
@@ -151,28 +165,31 @@ def _mean(value: torch.Tensor) -> torch.Tensor:
 
 
 class MeanOfUpdates:
-    """Averages the metrics of the updates since the last summary, without leaving the device."""
+    """Averages the metrics of the updates since the last summary, without leaving the device.
+
+    A metric that not every update reports is averaged over those that do.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor | float] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
 
-    def add(self, metrics: dict[str, torch.Tensor | float]) -> None:
+    def add(self, metrics: Mapping[str, torch.Tensor | float]) -> None:
         """Adds the metrics of one update."""
-        self._count += 1
         for name, value in metrics.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def result_and_reset(self) -> dict[str, torch.Tensor | float]:
         """The means, still on the device; empty if there was no update."""
-        means = {name: total / self._count for name, total in self._sums.items()}
-        self._sums, self._count = {}, 0
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
         return means
 
     def state_dict(self) -> dict[str, Any]:
         """The sums."""
-        return {"sums": dict(self._sums), "count": self._count}
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        self._sums, self._count = dict(state["sums"]), int(state["count"])
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])

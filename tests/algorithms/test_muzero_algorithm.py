@@ -20,7 +20,7 @@ GAMMA = 0.9
 
 
 def make_updater(algorithm):
-    return Updater(algorithm, torch.optim.Adam, learning_rate=0.01)
+    return Updater(algorithm, optimizer=torch.optim.Adam, learning_rate=0.01)
 
 
 def make_batch(algorithm):
@@ -34,7 +34,7 @@ def losses(seed, num_updates):
     torch.manual_seed(seed)
     algorithm = small_muzero()
     updater, batch = make_updater(algorithm), make_batch(algorithm)
-    return [updater.update(batch, Progress())["loss"].item() for _ in range(num_updates)]
+    return [updater.update(batch, Progress()).metrics["loss"].item() for _ in range(num_updates)]
 
 
 def test_the_loss_falls_on_one_batch():
@@ -88,7 +88,7 @@ def test_a_checkpoint_brings_the_search_back(tmp_path):
     assert CheckpointStore(tmp_path).load({"algorithm": other, "updater": other_updater}) is not None
     assert_same_answers(answers(algorithm), answers(other))
     # The optimiser came along: the next step is the same.
-    assert updater.update(batch, Progress())["loss"] == other_updater.update(batch, Progress())["loss"]
+    assert updater.update(batch, Progress()).metrics["loss"] == other_updater.update(batch, Progress()).metrics["loss"]
     assert_same_answers(answers(algorithm), answers(other))
 
 

@@ -8,7 +8,8 @@ from muzero_parts import ACTION, OBSERVATION, PlainModel, random_block, small_mo
 
 from alfish import nest
 from alfish.algorithms.mcts_algorithm import SearchInfo
-from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl, UnrollInfo
+from alfish.algorithms.muzero_losses import UnrollInfo
+from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl
 from alfish.algorithms.muzero_targets import MuzeroTargets
 from alfish.data_structures import BatchInfo, Progress, RowsNeeded, StepType, TimeStep
 from alfish.models.mcts_model import Prediction
@@ -40,6 +41,7 @@ def info(beyond=(False, False, False), game_over=(False, False, False), is_parti
             torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 3, 1).requires_grad_(),
             () if game_over_logit is None else torch.tensor(game_over_logit).view(1, 1, 3),
         ),
+        latent=torch.ones(1, 1, 3, 1),
     )
     targets = MuzeroTargets(
         action=torch.zeros(1, 1, 2, dtype=torch.int64),

@@ -57,6 +57,26 @@ def test_a_run_that_stopped_early_goes_on_with_its_folder_alone(tmp_path, capsys
     assert "differs" not in printed
 
 
+def test_a_run_goes_on_without_its_replay_if_asked_to(tmp_path, capsys):
+    muzero = [
+        f"--root_dir={tmp_path}/run",
+        "--gin_file=muzero_cartpole.gin",
+        "--device=cpu",
+        "--stop_at_env_steps=32",
+        "--gin_param=Trainer.window_length=2",
+        "--gin_param=MCTSAlgorithm.num_simulations=1",
+    ]
+    assert run(train, *muzero) == 0
+    capsys.readouterr()
+    other_size = "--gin_param=ReplayBuffer.capacity=4_000"
+    assert run(train, *muzero, other_size) == 1
+    assert re.search(r"capacity=5000.* give --drop_replay\n$", capsys.readouterr().err)
+    assert run(train, *muzero, other_size, "--drop_replay") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^ *resumed  at \d+ of 15,000 env steps\n *dropped  the stored rows", printed, re.MULTILINE)
+    assert re.search(r"^ *replay memory  \d\.\d MB when full", printed, re.MULTILINE)
+
+
 def test_started_again_a_complete_run_says_so(tmp_path, capsys):
     assert train_here(tmp_path / "run") == 0
     before = (tmp_path / "run/metrics.csv").read_bytes()

@@ -1,12 +1,53 @@
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from alfish import specs
 from alfish.data_structures import Experience, TimeStep, time_step_spec
+from alfish.experience_replayers.samplers import Drawn, SampledRows
 
 STEP_TYPES = {"F": 0, "M": 1, "L": 2}
+
+
+class GivenRows:
+    """A sampler that draws what a test puts into `position`, `env_id` and `weight`, and remembers what it is told."""
+
+    def __init__(self, position=(), env_id=None, weight=None):
+        self.position, self.env_id, self.weight = position, env_id, weight
+        self.allowed, self.fraction, self.updated, self.reserved = None, None, None, None
+
+    def reserve(self, num_envs, length):
+        self.reserved = (num_envs, length)
+
+    def predicted_bytes(self, num_envs, length):
+        return 0
+
+    def allow(self, first, last):
+        self.allowed = (first.tolist(), last.tolist())
+
+    def sample(self, batch_size, generator, fraction):
+        self.fraction = fraction
+        env_id = np.zeros(len(self.position), np.int64) if self.env_id is None else np.array(self.env_id)
+        return Drawn(SampledRows(np.array(self.position), env_id), self.weight)
+
+    def update_priorities(self, rows, priority):
+        self.updated = (rows, priority)
+
+    def state_dict(self):
+        return {"sampler": "GivenRows"}
+
+    def check_state_dict(self, state):
+        assert state == self.state_dict()
+
+    def load_state_dict(self, state):
+        assert state == self.state_dict()
+
+
+@pytest.fixture(scope="session")
+def given_rows() -> type[GivenRows]:
+    return GivenRows
 
 
 @pytest.fixture(scope="session")
@@ -17,13 +58,13 @@ def experience_spec() -> Experience:
 
 
 @pytest.fixture(scope="session")
-def make_window() -> Callable[[list[str], int], Experience]:
-    """A function from one string of step types per environment, and the first row's position, to a window."""
+def make_window() -> Callable[..., Experience]:
+    """A function from one string of step types per environment, and their first rows' positions, to a window."""
 
-    def make(step_types: list[str], start: int) -> Experience:
+    def make(step_types: list[str], start: int | list[int], first_env: int = 0) -> Experience:
         step_type = torch.tensor([[STEP_TYPES[letter] for letter in row] for row in step_types], dtype=torch.uint8).T
-        position = torch.arange(start, start + len(step_type))[:, None].expand(step_type.shape)
-        env_id = torch.arange(len(step_types)).expand(step_type.shape)
+        position = (torch.arange(len(step_type))[:, None] + torch.tensor(start)).expand(step_type.shape)
+        env_id = torch.arange(first_env, first_env + len(step_types)).expand(step_type.shape)
         time_step = TimeStep(
             step_type=step_type,
             reward=position + 0.25 * env_id,

@@ -42,6 +42,27 @@ def test_environments_are_independent():
     assert _table(index, range(4), 1) == ([0, 0, 2, 2], [1, 1, 3, 3])
 
 
+def test_environments_at_their_own_pace():
+    index = EpisodeIndex(3, 4)
+    index.append(_step_types("FML"), first_env=1)
+    index.append(_step_types("FM", "MF"), first_env=1)
+    index.append(_step_types("F"))
+    index.append(_step_types("M", "M", "M"))
+    assert index.num_added.tolist() == [2, 6, 3]
+    assert _table(index, range(2), 0) == ([0, 0], [1, 1])
+    assert _table(index, range(2, 6), 1) == ([0, 3, 3, 3], [2, 5, 5, 5])
+    assert _table(index, range(3), 2) == ([0, 1, 1], [0, 2, 2])
+
+
+def test_steps_to_the_end():
+    index = EpisodeIndex(2, 5)
+    index.append(_step_types("FMLFM", "LFMMM"))
+    position, env_id = np.meshgrid(np.arange(5), np.arange(2))
+    assert index.steps_to_end(position, env_id).tolist() == [[2, 1, 0, 1, 0], [0, 3, 2, 1, 0]]
+    index.append(_step_types("M"), first_env=1)  # only the open episode of that environment goes on
+    assert index.steps_to_end(position[:, 1:], env_id[:, 1:]).tolist() == [[1, 0, 1, 0], [4, 3, 2, 1]]
+
+
 def test_an_overwritten_begin_stays_known_and_a_late_end_reaches_all_rows():
     index = EpisodeIndex(1, 3)
     for letters in ("FM", "MM", "MM", "M"):
@@ -65,6 +86,6 @@ def test_rows_that_are_not_stored_are_refused(position: int, env_id: int):
     index = EpisodeIndex(1, 3)
     index.append(_step_types("FMM"))
     index.append(_step_types("MM"))
-    for lookup in (index.begin, index.end):
-        with pytest.raises(ValueError, match="is not stored"):
+    for lookup in (index.begin, index.end, index.steps_to_end):
+        with pytest.raises(ValueError, match="not stored; stored are"):
             lookup(np.array([position]), np.array([env_id]))

@@ -1,40 +1,25 @@
-import pathlib
-import sys
-
 import numpy as np
 import pytest
 import torch
 
 from alfish import nest, specs
-from alfish.data_structures import Experience, RowsNeeded, time_step_spec
-from alfish.experience_replayers import replay_buffer
-from alfish.experience_replayers.replay_buffer import ReplayBuffer, predicted_bytes
+from alfish.data_structures import RowsNeeded, TailNeeded
+from alfish.experience_replayers.prioritized_sampler import PrioritizedSampler
+from alfish.experience_replayers.replay_buffer import ReplayBuffer
+from alfish.experience_replayers.samplers import SampledRows
 
 NEEDED = RowsNeeded(past=2, future=3, future_observations=1)
 
 
-class FixedSampler:
-    """Draws given rows of environment 0 and remembers what was allowed."""
-
-    def __init__(self):
-        self.position = []
-        self.allowed = None
-
-    def sample(self, batch_size, first, last, num_envs, generator):
-        self.allowed = (first, last)
-        return np.array(self.position), np.zeros(batch_size, np.int64)
-
-
 @pytest.fixture
-def sampled(experience_spec, make_window):
+def sampled(experience_spec, make_window, given_rows):
     """A function from the step types of one environment to the sampled blocks of `positions`."""
 
     def sample(letters, positions, segment_length=1, length=8, window=4):
-        sampler = FixedSampler()
+        sampler = given_rows(positions)
         replay = ReplayBuffer(experience_spec, 1, length, NEEDED, segment_length, sampler)
         for start in range(0, len(letters), window):
             replay.append(make_window([letters[start : start + window]], start))
-        sampler.position = positions
         return replay.sample(len(positions), np.random.default_rng(0)), sampler.allowed
 
     return sample
@@ -65,7 +50,8 @@ def test_blocks(sampled, letters, length, segment_length, blocks):
     observed = [block[: 2 + segment_length + 1] for block in blocks.values()]
     assert batch.experience.time_step.observation["number"].tolist() == observed
     assert batch.experience.time_step.observation["image"][:, :, 1, 2].tolist() == observed
-    assert allowed == (max(0, len(letters) - length) + 2, len(letters) - segment_length)
+    assert batch.batch_info.age.tolist() == [[len(letters) - 1 - row for row in block] for block in blocks.values()]
+    assert allowed == ([max(0, len(letters) - length) + 2], [len(letters) - segment_length])
 
 
 def test_shapes_and_dtypes(experience_spec, make_window):
@@ -77,8 +63,12 @@ def test_shapes_and_dtypes(experience_spec, make_window):
         assert leaf.shape == (5, 5 if "observation" in path else 7, *spec.shape)
         assert leaf.dtype == spec.dtype
     assert batch.batch_info.action is batch.experience.action
-    assert batch.batch_info.position.dtype == torch.int64
-    assert batch.batch_info.importance_weight == ()
+    for rows in (batch.batch_info.position, batch.batch_info.age):
+        assert rows.shape == (5, 7)
+        assert rows.dtype == torch.int64
+    assert batch.batch_info.importance_weight == batch.batch_info.tail == ()
+    assert batch.rows.position.tolist() == batch.batch_info.position[:, 2].tolist()
+    assert batch.rows.env_id.tolist() == batch.experience.time_step.env_id[:, 2].tolist()
 
 
 def test_counts(experience_spec, make_window):
@@ -89,12 +79,78 @@ def test_counts(experience_spec, make_window):
     assert (replay.num_rows, replay.total_rows) == (12, 16)
 
 
+def test_environments_at_their_own_pace(experience_spec, make_window, given_rows):
+    sampler = given_rows([2, 4, 5], [0, 2, 2])
+    replay = ReplayBuffer(experience_spec, 3, 18, RowsNeeded(past=1, future=2, future_observations=2), 1, sampler)
+    assert sampler.reserved == (3, 6)
+    replay.append(make_window(["FMMMM"], 0, first_env=2), first_env=2)
+    assert sampler.allowed == ([1, 1, 1], [-1, -1, 4])
+    replay.append(make_window(["FML", "FMM"], 0))
+    replay.append(make_window(["LFM"], 5, first_env=2), first_env=2)
+    assert sampler.allowed == ([1, 1, 3], [2, 2, 7])
+    assert (replay.num_rows, replay.total_rows) == (12, 14)
+    batch = replay.sample(3, np.random.default_rng(0))
+    assert batch.batch_info.position.tolist() == [[1, 2, 2, 2], [3, 4, 5, 5], [4, 5, 5, 5]]
+    assert batch.experience.action.tolist() == [[1, 2, 2, 2], [203, 204, 205, 205], [204, 205, 205, 205]]
+    # rows of this environment that came after, times 3 environments
+    assert batch.batch_info.age.tolist() == [[3, 0, 0, 0], [12, 9, 6, 6], [9, 6, 6, 6]]
+
+
+def test_sampler_gets_fraction_and_priorities_and_gives_weights(experience_spec, make_window, given_rows):
+    sampler = given_rows([3, 2], weight=np.array([0.5, 1.0], np.float32))
+    replay = ReplayBuffer(experience_spec, 1, 10, NEEDED, sampler=sampler)
+    replay.append(make_window(["FMMMM"], 0))
+    batch = replay.sample(2, np.random.default_rng(0), fraction=0.25)
+    assert sampler.fraction == 0.25
+    assert batch.batch_info.importance_weight.tolist() == [0.5, 1.0]
+    replay.update_priorities(batch.rows, np.array([1.0, 2.0]))
+    rows, priority = sampler.updated
+    assert (rows.position.tolist(), rows.env_id.tolist(), priority.tolist()) == ([3, 2], [0, 0], [1.0, 2.0])
+
+
+def test_priorities_decide_what_is_sampled(experience_spec, make_window):
+    sampler = PrioritizedSampler(alpha=1.0, beta=1.0)
+    replay = ReplayBuffer(experience_spec, 2, 20, RowsNeeded(), sampler=sampler)
+    replay.append(make_window(["FMMM", "FMMM"], 0))
+    position, env_id = np.divmod(np.arange(8), 2)
+    priority = np.where((position == 2) & (env_id == 1), 1.0, 0.0)
+    replay.update_priorities(SampledRows(position, env_id), priority)
+    batch = replay.sample(50, np.random.default_rng(0))
+    assert (batch.experience.action == 102).float().mean() > 0.9  # each of the 7 others has 1e-6 of it
+    assert batch.batch_info.importance_weight.shape == (50,)
+    with pytest.raises(ValueError, match=r"priority\[1\] is nan"):
+        replay.update_priorities(SampledRows(np.array([0, 2]), np.array([0, 1])), np.array([5.0, np.nan]))
+    again = replay.sample(50, np.random.default_rng(0))
+    assert torch.equal(batch.experience.action, again.experience.action)
+
+
+@pytest.mark.parametrize(
+    ("position", "env_id", "priority", "message"),
+    [
+        ([0, 1], [0, 0], [1.0], r"position \(2,\), env_id \(2,\) and priority \(1,\)"),
+        ([[0]], [[0]], [[1.0]], "expected one axis"),
+        ([0], [2], [1.0], "env_id from 2 to 2; expected 0 to 1"),
+        ([0], [-1], [1.0], "env_id from -1"),
+    ],
+)
+def test_bad_rows_of_priorities(experience_spec, make_window, given_rows, position, env_id, priority, message):
+    sampler = given_rows()
+    replay = ReplayBuffer(experience_spec, 2, 20, NEEDED, sampler=sampler)
+    replay.append(make_window(["FMMM", "FMMM"], 0))
+    with pytest.raises(ValueError, match=message):
+        replay.update_priorities(SampledRows(np.array(position), np.array(env_id)), np.array(priority))
+    assert sampler.updated is None
+
+
 def test_too_little_data_says_what_there_is_and_what_is_needed(experience_spec, make_window):
     replay = ReplayBuffer(experience_spec, 2, 20, NEEDED, segment_length=2)
     replay.append(make_window(["FMM", "FMM"], 0))
-    with pytest.raises(ValueError, match=r"6 rows are stored \(3 of each of 2 environments\), at least 8"):
+    assert not replay.can_sample
+    message = r"6 rows are stored, at most 3 of one of the 2 environments; at least 4 .* \(past 2 \+ segment 2\)"
+    with pytest.raises(ValueError, match=message):
         replay.sample(1, np.random.default_rng(0))
-    replay.append(make_window(["M", "M"], 3))
+    replay.append(make_window(["M"], 3))
+    assert replay.can_sample  # one environment has enough
     assert replay.sample(1, np.random.default_rng(0)).batch_info.position.tolist() == [[0, 1, 2, 3, 3, 3, 3]]
 
 
@@ -108,6 +164,9 @@ def test_too_little_data_says_what_there_is_and_what_is_needed(experience_spec, 
         ({"capacity": 11}, r"capacity=11 is less than one block .* 6 rows .* x 2 environments = 12. Raise"),
         ({"rows_needed": RowsNeeded(0, 1, 2)}, "future_observations <= future"),
         ({"rows_needed": RowsNeeded(-1, 1, 1)}, "0 <= past"),
+        ({"rows_needed": RowsNeeded(tail=TailNeeded(1.5))}, "gamma=1.5, expected a number in"),
+        ({"rows_needed": RowsNeeded(tail=TailNeeded(float("nan")))}, "gamma=nan"),
+        ({"max_bytes": 0}, "ReplayBuffer.max_bytes is 0; it must be at least 1"),
         ({"spec": {"a": specs.TensorSpec()}}, "expected an Experience"),
         ({"capacity": 10**15}, "GiB of memory. Lower ReplayBuffer.capacity to at most"),
     ],
@@ -120,7 +179,7 @@ def test_bad_arguments(experience_spec, changes, message):
 
 def test_a_sampler_that_breaks_the_rules_is_found_out(sampled):
     for position in (0, 1, 10):  # of stored rows 2 to 9
-        with pytest.raises(ValueError, match="is not stored"):
+        with pytest.raises(ValueError, match="not stored; stored are"):
             sampled("FMMMMMMMMM", [position])
 
 
@@ -132,39 +191,3 @@ def test_bad_batch_size_and_window(experience_spec, make_window):
     with pytest.raises(ValueError, match="'action' has shape"):
         replay.append(window._replace(action=window.action[:2]))
     assert replay.total_rows == 0
-
-
-def test_predicted_bytes_are_those_of_a_full_buffer(experience_spec, make_window):
-    # per row: image 6, number 8, step type 1, reward and discount 4 each, env 4, two actions 8 each, value 4
-    expected = 100 * (6 + 8 + 1 + 4 + 4 + 4 + 8 + 8 + 4) + 8 * (100 + 2 * 102)
-    assert predicted_bytes(experience_spec, 2, 101) == expected
-    replay = ReplayBuffer(experience_spec, 2, 101, NEEDED)
-    assert replay.num_bytes == expected
-    for start in range(0, 52, 2):
-        replay.append(make_window(["LL", "LL"], start))
-    state = replay.state_dict()
-    tensors = state["ring"]["leaves"] + state["episodes"]["arrays"][2:]
-    assert sum(tensor.nbytes for tensor in tensors) == expected
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_is_taken_as_rows_arrive():
-    def resident() -> int:
-        return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-    spec = Experience(time_step_spec(specs.TensorSpec((2**20,), torch.uint8), specs.TensorSpec()))
-    before = resident()
-    replay = ReplayBuffer(spec, 1, 512, RowsNeeded())
-    replay.append(specs.zeros(spec, (2, 1)))
-    assert replay.num_bytes > 512 * 2**20
-    assert resident() - before < 100 * 2**20
-
-
-def test_a_container_limits_the_memory(monkeypatch, tmp_path):
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(replay_buffer, "_CONTAINER_MEMORY_LIMIT", limit)
-    physical = replay_buffer.physical_memory()
-    limit.write_text("max\n")
-    assert replay_buffer.physical_memory() == physical
-    limit.write_text("4096\n")
-    assert replay_buffer.physical_memory() == 4096

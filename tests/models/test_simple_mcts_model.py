@@ -2,6 +2,7 @@ import pytest
 import torch
 from muzero_parts import small_model, small_support
 
+from alfish.ops.scalar_supports import OrderedSupport, QuantileSupport, SquaredSupport
 from alfish.ops.value_transforms import CategoricalSupport, IdentityTransform, SignedHyperbolicTransform
 from alfish.specs import BoundedTensorSpec
 
@@ -72,9 +73,32 @@ def test_small_support_reaches_its_ends():
 
 
 def test_transforms_that_are_the_same():
-    support = CategoricalSupport(-1.0, 1.0, 3, SignedHyperbolicTransform())
-    assert support.shares_transform_with(CategoricalSupport(0.0, 9.0, 5, SignedHyperbolicTransform(0.001)))
-    assert not support.shares_transform_with(CategoricalSupport(-1.0, 1.0, 3, SignedHyperbolicTransform(0.002)))
-    assert not support.shares_transform_with(CategoricalSupport(-1.0, 1.0, 3))
-    assert CategoricalSupport(-1.0, 1.0, 3).shares_transform_with(CategoricalSupport(0.0, 9.0, 5, IdentityTransform()))
+    assert SignedHyperbolicTransform() == SignedHyperbolicTransform(0.001)
+    assert SignedHyperbolicTransform() != SignedHyperbolicTransform(0.002)
+    assert SignedHyperbolicTransform() != IdentityTransform()
     assert len({SignedHyperbolicTransform(), SignedHyperbolicTransform(), IdentityTransform()}) == 2
+
+
+SUPPORTS = {
+    "ordered": lambda: OrderedSupport(-3.0, 3.0, 7, SignedHyperbolicTransform()),
+    "quantile": lambda: QuantileSupport(5, transform=SignedHyperbolicTransform()),
+    "squared": lambda: SquaredSupport(SignedHyperbolicTransform()),
+}
+
+
+@pytest.mark.parametrize("value", SUPPORTS)
+@pytest.mark.parametrize("reward", SUPPORTS)
+def test_any_two_supports_go_together(value, reward):
+    model = small_model(value_support=SUPPORTS[value], reward_support=SUPPORTS[reward])
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    dynamics = model.step(model.encode(torch.randn(3, 4)), torch.zeros(3).long())
+    prediction = model.predict(dynamics.latent)
+    assert prediction.value_logits.shape == (3, SUPPORTS[value]().num_outputs)
+    assert dynamics.reward_logits.shape == (3, SUPPORTS[reward]().num_outputs)
+    both = model.value_and_reward_of(prediction.value_logits, dynamics.reward_logits)
+    torch.testing.assert_close(both[0], SUPPORTS[value]().to_scalar(prediction.value_logits), rtol=0.0, atol=0.0)
+    torch.testing.assert_close(both[1], model.reward_of(dynamics.reward_logits), rtol=0.0, atol=0.0)
+    target = torch.tensor([0.5, -1.0, 2.0])
+    expected = SUPPORTS[reward]().loss(dynamics.reward_logits, target)
+    torch.testing.assert_close(model.reward_loss(dynamics.reward_logits, target), expected)

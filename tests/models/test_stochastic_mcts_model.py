@@ -76,15 +76,16 @@ def test_unrolling_is_stepping():
     observation, action = torch.randn(3, 5, 4), torch.randint(2, (3, 4))
     unrolled = stochastic_unroll(model, observation, action, 0.5)
     latent = model.encode(observation[:, 0])
-    predictions, afterstates, rewards, codes = [model.predict(latent)], [], [], []
+    predictions, afterstates, rewards, codes, latents = [model.predict(latent)], [], [], [], [latent]
     for k in range(4):
         codes.append(model.chance_code(observation[:, k], observation[:, k + 1]))
         afterstate = model.afterstate(latent, action[:, k])
         afterstates.append(model.predict_afterstate(afterstate))
         latent, reward_logits, _ = model.after_chance(afterstate, codes[-1].embedding.argmax(1))
+        latents.append(latent)
         rewards.append(reward_logits)
         predictions.append(model.predict(latent))
-    parts = (rewards, predictions, afterstates, codes)
+    parts = (rewards, predictions, afterstates, codes, latents)
     expected = [nest.map_structure(lambda *leaves: torch.stack(leaves, 1), *part) for part in parts]
     nest.map_structure(torch.testing.assert_close, unrolled, StochasticUnrolled(*expected))
     assert unrolled.code.code.shape == unrolled.afterstate.outcome_logits.shape == (3, 4, 3)

@@ -5,7 +5,7 @@ import torch
 from muzero_parts import ACTION, PlainModel, small_model
 
 from alfish import nest
-from alfish.models.unroll import unroll
+from alfish.models.unroll import unroll, write_gradient_norm
 from alfish.networks.muzero_image_networks import ImageDynamics, ImageEncoding, ImagePrediction
 from alfish.specs import TensorSpec
 
@@ -43,6 +43,41 @@ def test_scale_1_leaves_the_gradient():
     assert (model.scale.grad.item(), model.growth.grad.item()) == (3.0, 3.0)
 
 
+def test_the_norms_of_the_latents_gradients():
+    # Rows 3 and 4, latents s, s, s; the loss is the sum of the values. A half of what step k has goes on to k - 1:
+    #   d/ds[2] = 1, d/ds[1] = 1 + 1/2, d/ds[0] = 1 + (1 + 1/2) / 2, for both rows.
+    model, norm = PlainModel(predicts_reward=False), torch.zeros(3)
+    observation = torch.tensor([[3.0], [4.0]])
+    unrolled = unroll(model, observation, torch.zeros(2, 2, dtype=torch.int64), 0.5, norm)
+    assert norm.tolist() == [0.0, 0.0, 0.0]
+    unrolled.prediction.value_logits.sum().backward()
+    assert norm.tolist() == pytest.approx([1.75 * 2**0.5, 1.5 * 2**0.5, 2**0.5])
+    with torch.no_grad():
+        unroll(model, observation, torch.zeros(2, 2, dtype=torch.int64), 0.5, torch.zeros(3))
+
+
+def test_norms_change_no_gradient():
+    action = torch.zeros(2, 3, dtype=torch.int64)
+    gradients = []
+    for norm in (None, torch.zeros(4)):
+        torch.manual_seed(0)
+        model = small_model(action_spec=ACTION)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        unroll(model, torch.ones(2, 4), action, 0.5, norm).prediction.value_logits.square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    nest.map_structure(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0), *gradients)
+
+
+def test_a_norm_of_several_tensors_together():
+    one, other = torch.zeros(3, requires_grad=True), torch.zeros(4, requires_grad=True)
+    norm = torch.zeros(())
+    tensors = {"one": one * 1, "other": (other * 1, torch.zeros(2))}
+    write_gradient_norm(tensors, norm)
+    (tensors["one"][0] * 3 + tensors["other"][0][1] * 4).backward()
+    assert norm.item() == pytest.approx(5.0)
+
+
 @pytest.mark.parametrize("options", [{}, {"predict_game_over": True, "reward_support": None}, IMAGES])
 def test_unrolling_is_stepping(options):
     model = small_model(action_spec=ACTION, **options).eval()
@@ -52,14 +87,16 @@ def test_unrolling_is_stepping(options):
     action = torch.randint(2, (3, 4))
     unrolled = unroll(model, observation, action, gradient_scale=0.5)
     latent, rewards = model.encode(observation), []
-    predictions = [model.predict(latent)]
+    latents, predictions = [latent], [model.predict(latent)]
     for k in range(4):
         dynamics = model.step(latent, action[:, k])
         latent = dynamics.latent
+        latents.append(latent)
         rewards.append(dynamics.reward_logits)
         predictions.append(model.predict(latent))
     expected = nest.map_structure(lambda *leaves: torch.stack(leaves, dim=1), *predictions)
     nest.map_structure(torch.testing.assert_close, unrolled.prediction, expected)
+    torch.testing.assert_close(unrolled.latent, torch.stack(latents, dim=1))
     if model.predicts_reward:
         torch.testing.assert_close(unrolled.reward_logits, torch.stack(rewards, dim=1))
         assert unrolled.reward_logits.shape == (3, 4, 9)

@@ -14,7 +14,7 @@ from alfish.mcts.search import search
 from alfish.mcts.settings import SearchSettings
 from alfish.models.search_model import SearchModel
 from alfish.models.unroll import unroll
-from alfish.models.value_prefix import advance_prefix, start_prefix, value_prefixes
+from alfish.models.value_prefix import advance_prefix, rewards_of_prefixes, start_prefix, value_prefixes
 from alfish.models.value_prefix_mcts_model import ValuePrefixMCTSModel
 from alfish.networks.muzero_image_networks import ImageDynamics, ImageEncoding, ImagePrediction
 from alfish.networks.value_prefix_network import RecurrentValuePrefix
@@ -45,6 +45,12 @@ def test_prefixes_by_hand():
     assert value_prefixes(reward, 1).tolist() == reward.tolist()
     assert value_prefixes(reward, 9).tolist() == reward.cumsum(1).tolist()
     assert value_prefixes(reward[:, :0], 3).shape == (2, 0)
+
+
+def test_rewards_come_back_from_prefixes():
+    reward = torch.randint(-3, 4, (4, 2, 7), generator=torch.Generator().manual_seed(0)).float()
+    for horizon in (1, 2, 3, 7, 9):
+        assert torch.equal(rewards_of_prefixes(value_prefixes(reward, horizon), horizon), reward)
 
 
 def test_a_walk_by_hand():
@@ -293,6 +299,19 @@ def test_the_loss_is_against_prefixes():
     probabilities = model.reward_support.to_probabilities(target.T)
     torch.testing.assert_close(model.reward_loss(logits, reward), -(probabilities * logits.log_softmax(-1)).sum(-1))
     torch.testing.assert_close(model.value_loss(torch.randn(3, 11), torch.zeros(3)).shape, torch.Size([3]))
+
+
+def test_the_rewards_of_an_unroll_are_those_of_its_steps():
+    model = prefix_model(horizon=2)
+    action = torch.randint(2, (3, 5))
+    unrolled = unroll(model, torch.randn(3, 4), action, gradient_scale=0.5)
+    rewards = []
+    for k in range(5):
+        # What the step before says of its latent is read off the unroll.
+        latent = nest.map_structure(lambda leaf, k=k: leaf[:, k], unrolled.latent)
+        rewards.append(model.step(latent, action[:, k]).reward)
+    torch.testing.assert_close(model.rewards_of_unroll(unrolled.reward_logits), torch.stack(rewards, 1))
+    assert torch.equal(model.state_of(latent), latent.latent)
 
 
 def test_the_gradient_does_not_pass_a_reset():

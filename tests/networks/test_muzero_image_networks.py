@@ -5,8 +5,8 @@ from alfish.networks.muzero_image_networks import ImageDynamics, ImageEncoding, 
 from alfish.specs import BoundedTensorSpec, TensorSpec
 
 
-def small_encoding(spec, channels=4):
-    return ImageEncoding(spec, channels=channels, num_blocks=1)
+def small_encoding(spec, channels=4, **options):
+    return ImageEncoding(spec, channels=channels, num_blocks=1, **options)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,19 @@ def test_latent_shapes(height, width, latent_shape):
     assert latent.shape == (2, *latent_shape)
     assert latent.min() >= 0.0
     assert latent.max() <= 1.0
+
+
+@pytest.mark.parametrize(("num_halvings", "side"), [(0, 10), (1, 5), (2, 3), (3, 2), (4, 1)])
+def test_small_images_are_halved_less_often(num_halvings, side):
+    encoding = small_encoding(BoundedTensorSpec((4, 10, 10), torch.uint8, 0, 1), num_halvings=num_halvings).eval()
+    assert encoding.latent_shape == (4, side, side)
+    assert encoding(torch.ones((2, 4, 10, 10)).byte()).shape == (2, 4, side, side)
+
+
+@pytest.mark.parametrize("num_halvings", [-1, 5])
+def test_there_are_up_to_four_halvings(num_halvings):
+    with pytest.raises(ValueError, match=f"num_halvings is {num_halvings}; expected 0 to 4"):
+        small_encoding(TensorSpec((1, 20, 20), torch.uint8), num_halvings=num_halvings)
 
 
 def test_bytes_are_scaled_and_floats_are_not():

@@ -1,8 +1,16 @@
 import math
 
+import pytest
 import torch
 
-from alfish.ops.masking import mask_logits, masked_explained_variance, masked_mean, masked_means, masked_normalize
+from alfish.ops.masking import (
+    mask_logits,
+    masked_explained_variance,
+    masked_explained_variances,
+    masked_mean,
+    masked_means,
+    masked_normalize,
+)
 
 
 def test_masked_mean_by_hand():
@@ -62,3 +70,18 @@ def test_illegal_choices_have_probability_zero_and_no_gradient():
 def test_a_row_without_a_legal_choice_is_uniform():
     masked = mask_logits(torch.tensor([1.0, 2.0]), torch.tensor([False, False]))
     torch.testing.assert_close(torch.softmax(masked, -1), torch.tensor([0.5, 0.5]))
+
+
+def test_explained_variances_are_those_of_each_column():
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = torch.randn(2, 5, 3, 4, generator=generator)
+    mask = torch.rand(5, 3, 4, generator=generator) < 0.6
+    mask[..., 3] = False
+    target[..., 2] = 7.0
+    found = masked_explained_variances(prediction, target.masked_fill(~mask, math.nan), mask)
+    expected = [masked_explained_variance(prediction[..., k], target[..., k], mask[..., k]) for k in range(4)]
+    torch.testing.assert_close(found, torch.stack(expected))
+    chosen = mask[..., 0]
+    residual = (target - prediction)[..., 0][chosen].var() / target[..., 0][chosen].var()
+    assert found[0].item() == pytest.approx(1.0 - residual.item(), rel=1e-4)
+    assert found[2:].tolist() == [0.0, 0.0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from alfish.ops.returns import discounted_return, generalized_advantage_estimate, n_step_return
+from alfish.ops.returns import bootstrapped_return, discounted_return, generalized_advantage_estimate, n_step_return
 
 # One environment, five rows. gamma = 0.5, lambda = 0.5 in the tests by hand.
 REWARD = torch.tensor([[9.0, 1.0, 2.0, 3.0, 4.0]])
@@ -83,6 +83,18 @@ def test_n_step_returns_by_hand():
     torch.testing.assert_close(truncated, torch.tensor([[1 + 1 + 0.5, 2 + 1.0, 2.0, 4 + 5.0]]))
     terminated = n_step_return(REWARD, TERMINATED_AT_2, VALUE, LAST_AT_2, 0.5, 3)
     torch.testing.assert_close(terminated, torch.tensor([[1 + 1.0, 2.0, 2.0, 4 + 5.0]]))
+
+
+def test_returns_over_as_many_steps_as_each_row_asks_for():
+    # gamma = 1/2 and discounts of 1/2, so that every step on weighs a quarter, its reward twice that.
+    reward = torch.tensor([[99.0, 1.0, 2.0, 4.0, 8.0]])
+    discount = torch.full((1, 5), 0.5)
+    value = torch.tensor([[16.0, 32.0, 64.0, 128.0, 256.0]])
+    steps = torch.tensor([[0, 3, 1]])
+    # V[0]; 2 + 4/4 + 8/16 + 256/64; 4 + 128/4.
+    for max_steps in (3, 10):  # windows may reach over the end of the block
+        found = bootstrapped_return(reward, discount, value, steps, 0.5, max_steps)
+        assert found.tolist() == [[16.0, 7.5, 36.0]]
 
 
 def random_block(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ import torch
 from support import ScriptedEnvironment, TinyAlgorithm
 
 from alfish import nest
-from alfish.data_structures import Progress, RowsNeeded, time_step_spec
+from alfish.data_structures import Progress, RowsNeeded, TailNeeded, time_step_spec
 from alfish.networks.preprocessing import FrameStack, ObservationTransform
 from alfish.rollout.acting import experience_specs
 from alfish.rollout.same_process_engine import SameProcessEngine
@@ -15,6 +15,12 @@ from alfish.summary.timers import Timers
 from alfish.trainers.batch_source import OnPolicyBatches, ReplayBatches, SourceContext
 
 CPU = torch.device("cpu")
+BY_PRIORITY = """
+import alfish.experience_replayers.prioritized_sampler
+ReplayBuffer.sampler = @PrioritizedSampler()
+PrioritizedSampler.alpha = 1.0
+PrioritizedSampler.beta = 1.0
+"""
 
 
 def make(transform=ObservationTransform, window_length=5, num_envs=2, algorithm=TinyAlgorithm):
@@ -121,7 +127,7 @@ def test_replay_state_round_trip():
     other.load_state_dict(source.state_dict())
     first, second = (list(each.batches(Progress(env_steps=4))) for each in (source, other))
     for (path, leaf), found in zip(nest.leaves_with_paths(first), nest.leaves(second), strict=True):
-        assert torch.equal(leaf, found), path
+        assert (leaf == found).all(), path
 
 
 @pytest.mark.parametrize("transform", [ObservationTransform, lambda spec: FrameStack(spec, num_frames=3)])
@@ -130,16 +136,60 @@ def test_examples_look_like_batches(transform):
     for source in (OnPolicyBatches(context, 3, 1), make_replay(context)):
         for _ in range(2):
             source.add(engine.collect())
-        batch = next(source.batches(Progress(env_steps=10)))
-        for (path, leaf), found in zip(nest.leaves_with_paths(source.example()), nest.leaves(batch), strict=True):
+        # What a sampler adds depends on the sampler: an example has weights of 1 and no rows.
+        batch = next(source.batches(Progress(env_steps=10)))._replace(importance_weight=(), rows=())
+        example = source.example()._replace(importance_weight=())
+        for (path, leaf), found in zip(nest.leaves_with_paths(example), nest.leaves(batch), strict=True):
             assert leaf.shape == found.shape, path
             assert leaf.dtype == found.dtype, path
 
 
 def test_updates_after():
     context, _ = make()
-    assert OnPolicyBatches(context, 3, 2).updates_after(20) == 2 * 2 * 4
+    on_policy = OnPolicyBatches(context, 3, 2)
+    assert (on_policy.updates_after(20), on_policy.updates_per_block) == (2 * 2 * 4, 2 * 4)
     assert make_replay(context, updates_per_env_step=0.25, initial_env_steps=10).updates_after(50) == 10
+
+
+class Inspecting(TinyAlgorithm):
+    """Asks for all that a block can hold, and keeps what it got."""
+
+    def rows_needed(self):
+        return RowsNeeded(future=2, future_observations=1, tail=TailNeeded(0.9))
+
+    def preprocess_experience(self, root_inputs, rollout_info, batch_info):
+        self.got = root_inputs, rollout_info, batch_info
+        return super().preprocess_experience(root_inputs, rollout_info, batch_info)
+
+
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_blocks_hold_what_is_asked_for_without_the_past(num_frames):
+    context, engine = make(lambda spec: FrameStack(spec, num_frames=num_frames), algorithm=Inspecting)
+    gin.parse_config(BY_PRIORITY)
+    source = make_replay(context, segment_length=2)
+    for _ in range(3):
+        source.add(engine.collect())
+    batch = next(source.batches(Progress(env_steps=10)))
+    sampled = context.algorithm.got
+    assert sampled[2].position.shape == sampled[2].age.shape == sampled[0].reward.shape == (4, 2 + 2)
+    assert sampled[0].observation.shape == (4, 2 + 1, 3 * num_frames)
+    assert sampled[2].position[:, 0].tolist() == batch.rows.position.tolist()
+    assert sampled[2].age.equal((14 - sampled[2].position) * 2)  # 15 rows of each of 2 environments
+    assert sampled[2].tail.rollout_info.answered.shape == (4,)
+    assert batch.importance_weight.shape == (4,)
+    source.example()
+    for (path, leaf), found in zip(nest.leaves_with_paths(context.algorithm.got), nest.leaves(sampled), strict=True):
+        assert (leaf.shape, leaf.dtype) == (found.shape, found.dtype), path
+
+
+class AfterTheEnd(TinyAlgorithm):
+    def rows_needed(self):
+        return RowsNeeded(future=1, tail=TailNeeded(1.0))
+
+
+class Choosy(TinyAlgorithm):
+    def check_experience(self, row_specs):
+        raise ValueError(f"no {type(row_specs.rollout_info).__name__}, please")
 
 
 class OnPolicyOnly(TinyAlgorithm):
@@ -190,6 +240,8 @@ def test_targets_are_made_in_evaluation_mode():
         (Recurrent, make_replay, "Recurrent has a recurrent state"),
         (FarSighted, lambda context: OnPolicyBatches(context, 1, 1), "FarSighted needs 3 rows"),
         (LookingBack, make_replay, "asks for 2 rows before the segment"),
+        (AfterTheEnd, lambda context: OnPolicyBatches(context, 1, 1), "AfterTheEnd needs what lies between a row and"),
+        (Choosy, make_replay, "no TinyInfo, please"),
         (TinyAlgorithm, lambda context: make_replay(context, capacity=8), "must hold at least one window"),
     ],
 )

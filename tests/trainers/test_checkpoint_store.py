@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from alfish.trainers import checkpoint_files
-from alfish.trainers.checkpoint_store import CheckpointStore, load_weights, save_weights
+from alfish.trainers.checkpoint_store import CheckpointStore
 from alfish.trainers.state_checks import CheckpointMismatch
 from alfish.trainers.state_nests import LARGE_BYTES
 
@@ -566,73 +566,3 @@ def test_a_checkpoint_of_a_newer_version_is_left_in_place(store):
 def test_keep_is_checked(folder):
     with pytest.raises(ValueError, match="keep is 0"):
         CheckpointStore(folder, keep=0)
-
-
-def test_weights_round_trip_and_replace(tmp_path):
-    path = tmp_path / "best" / "weights.pt"
-    first, second, target = network(2), network(2), network(2)
-    save_weights(path, first)
-    save_weights(path, second)
-    load_weights(path, target)
-    assert same(dict(second.state_dict()), dict(target.state_dict()))
-    assert os.listdir(path.parent) == ["weights.pt"]
-
-
-def test_weights_that_do_not_fit(tmp_path):
-    save_weights(tmp_path / "weights.pt", network(2))
-    target = network(3)
-    before = {key: value.clone() for key, value in target.state_dict().items()}
-    with pytest.raises(CheckpointMismatch, match=r"1.weight +\(3, 4\) +\(2, 4\)"):
-        load_weights(tmp_path / "weights.pt", target)
-    assert same(before, dict(target.state_dict()))
-
-
-def test_damaged_weights(tmp_path):
-    path = tmp_path / "weights.pt"
-    save_weights(path, network(2))
-    data = path.read_bytes()
-    for content in (data[: len(data) // 2], b"", HOSTILE_PICKLE.replace(b"{path}", os.fsencode(tmp_path / "proof"))):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match="weights.pt is not a readable file"):
-            load_weights(path, network(2))
-    assert not (tmp_path / "proof").exists()
-    with pytest.raises(ValueError, match="no file of weights"):
-        load_weights(tmp_path / "nothing.pt", network(2))
-
-
-def test_a_flipped_bit_in_a_weight_is_found(tmp_path):
-    path = tmp_path / "weights.pt"
-    module = network(2)
-    torch.nn.init.constant_(module[0].weight, 1.2345)
-    save_weights(path, module)
-    data = path.read_bytes()
-    position = data.index(module[0].weight.detach().numpy().tobytes())
-    path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
-    target = network(2)
-    with pytest.raises(ValueError, match="weights.pt is"):
-        load_weights(path, target)
-    assert not (target[0].weight == module[0].weight).any()
-
-
-def test_other_torch_files_are_no_weights(tmp_path):
-    torch.save({"weights": {}}, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match="holds no weights"):
-        load_weights(tmp_path / "weights.pt", network(2))
-
-
-def test_weights_on_a_full_disk(tmp_path, monkeypatch):
-    path = tmp_path / "weights.pt"
-    good = network(2)
-    save_weights(path, good)
-
-    def fail(temporary, chunks):
-        temporary.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(checkpoint_files, "write_file", fail)
-    with pytest.raises(OSError, match="weights could not be saved to .*: No space left"):
-        save_weights(path, network(2))
-    target = network(2)
-    load_weights(path, target)
-    assert same(dict(good.state_dict()), dict(target.state_dict()))
-    assert os.listdir(tmp_path) == ["weights.pt"]

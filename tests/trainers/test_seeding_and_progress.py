@@ -42,7 +42,7 @@ def test_negative_seed():
 
 def test_counters_round_trip():
     counters = Counters(total_env_steps=100)
-    counters.add(iterations=1, env_steps=50, updates=3)
+    counters.add(iterations=1, env_steps=50)
     other = Counters(total_env_steps=100)
     other.load_state_dict(counters.state_dict())
     assert other.progress() == counters.progress()

@@ -275,8 +275,10 @@ def test_what_was_built_is_closed_when_the_rest_fails():
 def test_dry_run_keeps_nothing(tmp_path):
     bind()
     trainer, _ = make_trainer()
-    batch = trainer.dry_run()
-    assert batch.inputs.reward.shape == (4, 1)
+    batches = trainer.dry_run()
+    assert batches.keys() == {""}
+    assert batches[""].inputs.reward.shape == (4, 1)
+    assert batches[""].rows.position.shape == (4,)
     trainer.close()
     assert list(tmp_path.iterdir()) == []
 

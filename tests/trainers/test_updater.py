@@ -44,7 +44,8 @@ def test_a_step_by_hand():
     torch.nn.init.zeros_(algorithm.layer.weight)
     torch.nn.init.zeros_(algorithm.layer.bias)
     # Prediction 0, target 1: the loss is 1, its gradient −2x and −2.
-    metrics = make_updater(algorithm).update(make_batch([[[1.0, 2.0, 0.0]]], [[1.0]]), Progress())
+    metrics, priority = make_updater(algorithm).update(make_batch([[[1.0, 2.0, 0.0]]], [[1.0]]), Progress())
+    assert priority == ()
     assert metrics["loss"].item() == pytest.approx(1.0)
     assert metrics["gradient_norm"].item() == pytest.approx((4 + 16 + 4) ** 0.5)
     assert weights(algorithm).tolist() == pytest.approx([0.2, 0.4, 0.0, 0.2])
@@ -62,20 +63,20 @@ def test_last_rows_and_importance_weights():
     observation = [[[1.0, 0.0, 0.0], [5.0, 5.0, 5.0]]]
     step_type = torch.tensor([[StepType.MID, StepType.LAST]], dtype=torch.uint8)
     updater = make_updater(algorithm)
-    both = updater.update(make_batch(observation, [[0.0, 99.0]], step_type), Progress())["loss"]
+    both = updater.update(make_batch(observation, [[0.0, 99.0]], step_type), Progress()).metrics["loss"]
     algorithm = make_algorithm()
-    one = make_updater(algorithm).update(make_batch([[[1.0, 0.0, 0.0]]], [[0.0]]), Progress())["loss"]
+    one = make_updater(algorithm).update(make_batch([[[1.0, 0.0, 0.0]]], [[0.0]]), Progress()).metrics["loss"]
     assert both.item() == pytest.approx(one.item())
     algorithm = make_algorithm()
     weighted = make_batch([[[1.0, 0.0, 0.0]]], [[0.0]], weight=torch.tensor([0.5]))
-    assert make_updater(algorithm).update(weighted, Progress())["loss"].item() == pytest.approx(one.item() / 2)
+    assert make_updater(algorithm).update(weighted, Progress()).metrics["loss"].item() == pytest.approx(one.item() / 2)
 
 
 def test_learning_rate_schedule():
     updater = make_updater(make_algorithm(), learning_rate=lambda fraction: 1.0 - fraction / 2)
     batch = make_batch([[[1.0, 0.0, 0.0]]], [[0.0]])
-    assert updater.update(batch, Progress(fraction=0.0))["learning_rate"] == 1.0
-    assert updater.update(batch, Progress(fraction=0.5))["learning_rate"] == 0.75
+    assert updater.update(batch, Progress(fraction=0.0)).metrics["learning_rate"] == 1.0
+    assert updater.update(batch, Progress(fraction=0.5)).metrics["learning_rate"] == 0.75
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -87,10 +88,10 @@ def test_updates_that_are_not_finite_are_skipped_and_then_stop(bad):
     updater.update(good, Progress())
     before, state = weights(algorithm), str(updater.state_dict()["optimizer"])
     for _ in range(2):
-        assert updater.update(broken, Progress())["skipped"] == 1.0
+        assert updater.update(broken, Progress()).metrics["skipped"] == 1.0
     assert torch.equal(before, weights(algorithm))
     assert str(updater.state_dict()["optimizer"]) == state
-    assert updater.update(good, Progress())["skipped"] == 0.0  # and starts the count anew
+    assert updater.update(good, Progress()).metrics["skipped"] == 0.0  # and starts the count anew
     for _ in range(2):
         updater.update(broken, Progress())
     with pytest.raises(NonFiniteUpdates, match="3 updates in a row were not finite"):
@@ -138,7 +139,7 @@ def test_a_skipped_update_takes_running_statistics_back():
     updater.update(make_batch([[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]], [[0.0], [1.0]]), Progress())
     before = [buffer.clone() for buffer in algorithm.buffers()]
     broken = make_batch([[[float("nan"), 0.0, 0.0]], [[0.0, 1.0, 0.0]]], [[0.0], [1.0]])
-    assert updater.update(broken, Progress())["skipped"] == 1.0
+    assert updater.update(broken, Progress()).metrics["skipped"] == 1.0
     for buffer, expected in zip(algorithm.buffers(), before, strict=True):
         assert torch.equal(buffer, expected)
 
@@ -175,9 +176,44 @@ def test_scalar_and_row_extras_are_averaged():
             loss = super().calc_loss(info).loss
             return LossInfo(loss, {"rows": torch.tensor([[1.0, 3.0]]), "scalar": torch.tensor(5.0)})
 
-    metrics = make_updater(make_algorithm(Reporting)).update(make_batch([[[0.0] * 3] * 2], [[0.0, 0.0]]), Progress())
+    updater = make_updater(make_algorithm(Reporting))
+    metrics = updater.update(make_batch([[[0.0] * 3] * 2], [[0.0, 0.0]]), Progress()).metrics
     assert metrics["rows"].item() == 2.0
     assert metrics["scalar"].item() == 5.0
+
+
+class Prioritising(TinyAlgorithm):
+    def calc_loss(self, info):
+        loss = super().calc_loss(info).loss
+        return LossInfo(loss, {}, priority=loss.detach().sum(1))
+
+
+def test_priorities_are_handed_on_unless_the_step_is_skipped():
+    updater = make_updater(make_algorithm(Prioritising))
+    good = make_batch([[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]], [[0.0], [1.0]])
+    expected = updater._algorithm.layer(good.inputs.observation).flatten().sub(torch.tensor([0.0, 1.0])).square()
+    assert torch.allclose(updater.update(good, Progress()).priority, expected)
+    broken = make_batch([[[float("inf"), 0.0, 0.0]]], [[0.0]])
+    assert updater.update(broken, Progress()).priority == ()
+
+
+def test_parts_that_are_trained_apart_are_left_alone():
+    class TwoParts(TinyAlgorithm):
+        def __init__(self, observation_spec, action_spec):
+            super().__init__(observation_spec, action_spec)
+            self.part = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+
+        def train_step(self, inputs, state, rollout_info):
+            return super().train_step(inputs._replace(observation=self.part(inputs.observation)), state, rollout_info)
+
+    algorithm = make_algorithm(TwoParts)
+    updater = make_updater(algorithm, trained_apart=[algorithm.part])
+    before, layer_before = weights(algorithm.part), weights(algorithm.layer)
+    updater.update(make_batch([[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]], [[0.0], [1.0]]), Progress())
+    assert torch.equal(before, weights(algorithm.part))
+    assert not torch.equal(layer_before, weights(algorithm.layer))
+    with pytest.raises(ValueError, match="TwoParts has no parameters"):
+        make_updater(algorithm, trained_apart=[algorithm.part, algorithm.layer])
 
 
 def test_mean_of_updates():
@@ -185,6 +221,6 @@ def test_mean_of_updates():
     means.add({"loss": torch.tensor(1.0)})
     other = MeanOfUpdates()
     other.load_state_dict(means.state_dict())
-    other.add({"loss": torch.tensor(4.0)})
-    assert other.result_and_reset() == {"loss": 2.5}
+    other.add({"loss": torch.tensor(4.0), "rare": torch.tensor(7.0)})
+    assert other.result_and_reset() == {"loss": 2.5, "rare": 7.0}
     assert other.result_and_reset() == {}

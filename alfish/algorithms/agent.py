@@ -1,0 +1,109 @@
+"""A representation and an algorithm that sees it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gin
+import torch
+
+from alfish import nest
+from alfish.algorithms.algorithm import Algorithm, TrainingTask
+from alfish.algorithms.muzero_representation_learner import MuzeroRepresentationLearner
+from alfish.data_structures import AlgStep, BatchInfo, Experience, LossInfo, Progress, RowsNeeded, TimeStep
+
+
+class AgentState(NamedTuple):
+    """The recurrent states of both."""
+
+    representation: nest.Nest = ()
+    algorithm: nest.Nest = ()
+
+
+@gin.configurable
+class Agent(Algorithm):
+    """Joins a representation learner and the algorithm that acts on its latents.
+
+    Stored are the rows as the environment gave them and the info of the algorithm; latents are computed anew from them,
+    with the representation as it is then. It sends no gradient into the representation, which learns by its own
+    training task from the same rows; so the algorithm may be any, and none of its hooks is different here.
+
+    Args:
+        observation_spec: nest of TensorSpec.
+        action_spec: what the algorithm acts with.
+        representation: makes the representation learner, given both specs.
+        algorithm: makes the algorithm, given the spec of a latent as `observation_spec`, and `action_spec`.
+
+    Attributes:
+        representation: the learner.
+        algorithm: what acts.
+    """
+
+    def __init__(
+        self,
+        observation_spec: nest.Nest,
+        action_spec: nest.Nest,
+        representation: Callable[..., MuzeroRepresentationLearner] = MuzeroRepresentationLearner,
+        algorithm: Callable[..., Algorithm] = gin.REQUIRED,
+    ):
+        super().__init__(observation_spec, action_spec)
+        self.representation = representation(observation_spec=observation_spec, action_spec=action_spec)
+        self.algorithm = algorithm(observation_spec=self.representation.latent_spec, action_spec=action_spec)
+        self.representation.use_acting_algorithm(self.algorithm)
+        self.on_policy = self.algorithm.on_policy
+        self.trains_on_last_rows = self.algorithm.trains_on_last_rows
+        self.acting_phase = self.algorithm.acting_phase
+
+    def training_tasks(self) -> list[TrainingTask]:
+        return [*self.representation.training_tasks(), *self.algorithm.training_tasks()]
+
+    def check_experience(self, row_specs: Experience) -> None:
+        self.algorithm.check_experience(row_specs)
+
+    def rows_needed(self) -> RowsNeeded:
+        return self.algorithm.rows_needed()
+
+    def initial_state(self, batch_size: int) -> nest.Nest:
+        return AgentState(self.representation.initial_state(batch_size), self.algorithm.initial_state(batch_size))
+
+    def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
+        return self._step(self.representation.predict_step, self.algorithm.predict_step, time_step, state)
+
+    def rollout_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
+        return self._step(self.representation.rollout_step, self.algorithm.rollout_step, time_step, state)
+
+    @staticmethod
+    def _step(
+        encode: Callable[[TimeStep, nest.Nest], AlgStep],
+        act: Callable[[TimeStep, nest.Nest], AlgStep],
+        time_step: TimeStep,
+        state: nest.Nest,
+    ) -> AlgStep:
+        # Without any recurrent state, none is handed in.
+        before = state if isinstance(state, AgentState) else AgentState()
+        encoded = encode(time_step, before.representation)
+        acted = act(time_step._replace(observation=encoded.output), before.algorithm)
+        return acted._replace(state=AgentState(encoded.state, acted.state))
+
+    @torch.no_grad()
+    def preprocess_experience(
+        self, root_inputs: TimeStep, rollout_info: nest.Nest, batch_info: BatchInfo
+    ) -> tuple[TimeStep, nest.Nest]:
+        """What the algorithm makes of the rows, with latents in place of observations."""
+        num_rows = nest.leaves(root_inputs.observation)[0].shape[1]
+        seen = nest.map_structure(lambda leaf: leaf[:, :num_rows].flatten(0, 1), root_inputs)
+        latent = self.representation.predict_step(seen, ()).output
+        latent = nest.map_structure(lambda leaf: leaf.unflatten(0, (-1, num_rows)), latent)
+        return self.algorithm.preprocess_experience(root_inputs._replace(observation=latent), rollout_info, batch_info)
+
+    def train_step(self, inputs: TimeStep, state: nest.Nest, rollout_info: nest.Nest) -> AlgStep:
+        """The algorithm's, of latents."""
+        return self.algorithm.train_step(inputs, state, rollout_info)
+
+    def calc_loss(self, info: nest.Nest) -> LossInfo:
+        return self.algorithm.calc_loss(info)
+
+    def after_update(self, progress: Progress) -> None:
+        self.algorithm.after_update(progress)
+
+    def after_train_iter(self, progress: Progress) -> None:
+        self.algorithm.after_train_iter(progress)

@@ -1,0 +1,61 @@
+"""Replay priorities of the segments that a MuZero model was trained on: pure functions, chosen by name or reference."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import gin
+import torch
+
+from alfish.algorithms.muzero_losses import UnrollInfo
+from alfish.models.mcts_model import MCTSModel
+
+PriorityFunction = Callable[[MCTSModel, UnrollInfo, torch.Tensor], torch.Tensor]
+"""From the model, what the loss was made from and the loss `[B, T]` to priorities `[B, T]` of at least 0."""
+
+PriorityName = Literal["value_error", "loss"]
+
+
+@gin.configurable
+def value_error_priority(model: MCTSModel, info: UnrollInfo, loss: torch.Tensor) -> torch.Tensor:
+    """|v - z| of each row (Schrittwieser et al. 2020, appendix G): its value, as the model says it now, and its target.
+
+    The paper takes the value that the search found when the row was collected. What the model says now is known
+    without a search, and tells what is left to learn.
+    """
+    del loss
+    value = model.value_of(info.unrolled.prediction.value_logits[..., 0, :])
+    return (value - info.targets.value[..., 0]).abs()
+
+
+@gin.configurable
+def loss_priority(model: MCTSModel, info: UnrollInfo, loss: torch.Tensor) -> torch.Tensor:
+    """The weighted loss of all heads over the unroll, 0 where it is negative (densities of continuous actions)."""
+    del model, info
+    return loss.clamp_min(0.0)
+
+
+_BY_NAME: dict[str, PriorityFunction] = {"value_error": value_error_priority, "loss": loss_priority}
+
+
+def make_priority_function(chosen: PriorityName | PriorityFunction) -> PriorityFunction:
+    """The function of a name, or the function itself.
+
+    Raises:
+        ValueError: the name is not known, or it is neither.
+    """
+    if callable(chosen):
+        return chosen
+    if chosen not in _BY_NAME:
+        raise ValueError(
+            f"priority_function is {chosen!r}; expected one of {get_args(PriorityName)}, or a reference to a function "
+            "of your own, such as @my_priority"
+        )
+    return _BY_NAME[chosen]
+
+
+@torch.no_grad()
+def segment_priority(
+    function: PriorityFunction, model: MCTSModel, info: UnrollInfo, loss: torch.Tensor
+) -> torch.Tensor:
+    """The priority `[B]` of each sampled segment: the mean over its T rows."""
+    return function(model, info, loss.detach()).mean(dim=1)

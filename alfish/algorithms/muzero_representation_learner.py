@@ -1,0 +1,96 @@
+"""MuZero's latent as a representation for other algorithms."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gin
+import torch
+
+from alfish import nest, specs
+from alfish.algorithms.algorithm import Algorithm, TrainingOptions, TrainingTask
+from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl
+from alfish.data_structures import AlgStep, TimeStep, time_step_spec
+
+
+@gin.configurable
+class MuzeroRepresentationTrainingOptions(TrainingOptions):
+    """How a representation is trained, beside the algorithm that uses it: from its own replay, by its own optimiser.
+
+    In a gin file the scope of the two constructors keeps their settings apart from those of the run's algorithm:
+    `@representation/ReplayBatches` with `representation/ReplayBuffer.capacity = …`. There are the batch size, the
+    segment length, the updates per environment step, the steps before the first one, the sampler and its priorities
+    (ReplayBatches, ReplayBuffer), the optimiser and the learning rate (Updater).
+
+    Args:
+        batch_source: makes the source of its batches, `@representation/ReplayBatches`.
+        updater: makes what steps its parameters, `@representation/Updater`.
+        interval: iterations of the run from one training to the next, at least 1.
+
+    Raises:
+        ValueError: `interval` is smaller than 1.
+    """
+
+    def __init__(
+        self,
+        batch_source: Callable[..., Any] = gin.REQUIRED,
+        updater: Callable[..., Any] = gin.REQUIRED,
+        interval: int = 1,
+    ):
+        super().__init__(batch_source, updater, interval)
+
+
+@gin.configurable
+class MuzeroRepresentationLearner(Algorithm):
+    """Turns observations into the latents of a MuZero model, for the algorithm beside it in an Agent.
+
+    Its output is the model's latent, without gradient: nothing but its own training task changes it.
+
+    Args:
+        observation_spec: nest of TensorSpec.
+        action_spec: one discrete choice of A, or what the model has a policy for.
+        representation: makes what learns the model, given both specs.
+        training: how the representation is trained; None leaves it as it is (`Experiment.initial_weights`).
+
+    Attributes:
+        impl: what learns the model.
+        latent_spec: of a latent, the observation spec of the next algorithm.
+    """
+
+    def __init__(
+        self,
+        observation_spec: nest.Nest,
+        action_spec: nest.Nest,
+        representation: Callable[..., MuzeroRepresentationImpl] = MuzeroRepresentationImpl,
+        training: MuzeroRepresentationTrainingOptions | None = None,
+    ):
+        super().__init__(observation_spec, action_spec)
+        self.impl = representation(observation_spec, action_spec)
+        self._training = training
+        if training is None:
+            self.impl.requires_grad_(False)
+        self.latent_spec = self._find_latent_spec()
+
+    def _find_latent_spec(self) -> nest.Nest:
+        row = specs.zeros(time_step_spec(self.observation_spec, self.action_spec), (1,))
+        self.eval()  # a row of zeros must not enter the statistics of batch normalisation
+        with torch.no_grad():
+            latent = self.predict_step(row, ()).output
+        self.train()
+        return specs.spec_of(latent, outer_dims=1)
+
+    def training_tasks(self) -> list[TrainingTask]:
+        return [] if self._training is None else [TrainingTask("representation", self.impl, self._training)]
+
+    def use_acting_algorithm(self, algorithm: Algorithm) -> None:
+        """Hands in the algorithm that acts over the latents, for a `Reanalysis` whose `algorithm` is None."""
+        self.impl.use_acting_algorithm(algorithm)
+
+    @torch.no_grad()
+    def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
+        """The latents `[B, ...]` of rows `[B]`."""
+        return self.impl.predict_step(time_step, state)
+
+    @torch.no_grad()
+    def rollout_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
+        """The latents `[B, ...]` of rows `[B]`."""
+        return self.impl.rollout_step(time_step, state)

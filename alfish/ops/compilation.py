@@ -1,0 +1,21 @@
+"""Compilation of scalar loops over arrays, for what neither torch nor NumPy does in one call."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy"}
+"""Of every compiled function: others may run meanwhile, it takes no memory, and it divides as NumPy does."""
+
+
+def compile_cached(function: Callable[..., Any]) -> Any:
+    """A version of `function` that is compiled by numba on its first call.
+
+    The machine code is stored for later processes, beside the function's file or in the user's cache folder, if a
+    folder can be written.
+    """
+    try:
+        return numba.njit(function, cache=True, **OPTIONS)
+    except RuntimeError:  # numba found no folder for its store.
+        return numba.njit(function, **OPTIONS)

@@ -1,0 +1,142 @@
+"""Reanalysis inside a learner, and behind a replay buffer with stacked frames."""
+
+import functools
+
+import gin
+import numpy as np
+import pytest
+import torch
+from muzero_parts import OBSERVATION, PlainModel, random_block, small_muzero
+from support import ScriptedEnvironment
+
+from alfish import nest
+from alfish.algorithms.algorithm import Algorithm
+from alfish.algorithms.mcts_algorithm import SearchInfo
+from alfish.algorithms.muzero_reanalysis import Reanalysis
+from alfish.algorithms.muzero_target_maker import TargetMaker
+from alfish.data_structures import AlgStep, Progress, time_step_spec
+from alfish.networks.preprocessing import FrameStack
+from alfish.ops.sampled_policies import make_sampled_policy
+from alfish.ops.target_updates import TargetUpdate
+from alfish.rollout.acting import experience_specs
+from alfish.rollout.same_process_engine import SameProcessEngine
+from alfish.summary.timers import Timers
+from alfish.trainers.batch_source import ReplayBatches, SourceContext
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def block():
+    gin.bind_parameter("MCTSAlgorithm.num_simulations", 4)
+    return functools.partial(random_block, batch_size=8)
+
+
+def full_observations(rows):
+    return rows._replace(observation=torch.randn(*rows.reward.shape, *OBSERVATION.shape))
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_from_rows_to_the_gradient(block, full):
+    torch.manual_seed(0)
+    plain = small_muzero(target_update=TargetUpdate())
+    algorithm = small_muzero(target_update=TargetUpdate(), reanalysis=Reanalysis(0.5, full=full))
+    # What searches is neither trained nor saved, and the model it searches is saved once.
+    assert algorithm.state_dict().keys() == plain.state_dict().keys()
+    assert [name for name, _ in algorithm.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    rows, info, batch_info = block(algorithm, length=algorithm.rows_needed().future + 1)
+    inputs, targets = algorithm.preprocess_experience(full_observations(rows), info, batch_info)
+    flat_inputs, flat_targets = nest.map_structure(lambda leaf: leaf.flatten(0, 1), (inputs, targets))
+    flat_inputs = flat_inputs._replace(observation=inputs.observation[:, 0])
+    loss = algorithm.calc_loss(algorithm.train_step(flat_inputs, (), flat_targets).info).loss
+    assert loss.isfinite().all()
+    loss.mean().backward()
+    gradients = [parameter.grad for parameter in algorithm.representation.model.parameters()]
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_a_seed_reproduces_the_targets(block):
+    algorithm = small_muzero(target_update=TargetUpdate(), reanalysis=Reanalysis(0.5))
+    rows, info, batch_info = block(algorithm, length=algorithm.rows_needed().future + 1)
+    rows = full_observations(rows)
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(algorithm.preprocess_experience(rows, info, batch_info)[1])
+    nest.map_structure(lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=0), found[0], found[1])
+    assert not torch.equal(found[0].policy, found[2].policy)
+
+
+class StackModel(PlainModel):
+    """Values 0; sees stacks of frames."""
+
+    def encode(self, observation):
+        return 0.0 * observation[:, :1]
+
+
+class Learner(Algorithm):
+    """Acts at random and makes targets. Both its searches note the stacks they see, by episode and step."""
+
+    def __init__(self, observation_spec, action_spec):
+        super().__init__(observation_spec, action_spec)
+        self.acted, self.reanalyzed = {}, {}
+        settings = (make_sampled_policy(action_spec), 2, 2, 0.9)
+        search = functools.partial(NotingSearch, seen=self.reanalyzed)
+        self.maker = TargetMaker(
+            observation_spec,
+            action_spec,
+            *settings,
+            target_model=StackModel(),
+            reanalysis=Reanalysis(1.0, search, full=True),
+        )
+        self.searching = NotingSearch(observation_spec, action_spec, seen=self.acted)
+
+    def rows_needed(self):
+        return self.maker.rows_needed()
+
+    def rollout_step(self, time_step, state):
+        return self.searching.rollout_step(time_step, state)
+
+    def preprocess_experience(self, root_inputs, rollout_info, batch_info):
+        return self.maker(root_inputs, rollout_info, batch_info)[:2]
+
+
+class NotingSearch(Algorithm):
+    def __init__(self, observation_spec, action_spec, model=None, discount=None, seen=None):
+        super().__init__(observation_spec, action_spec)
+        self.seen = seen
+
+    def rollout_step(self, time_step, state):
+        for stack in time_step.observation.view(-1, 3, 3).tolist():
+            _, episode, step = stack[-1]
+            self.seen.setdefault((episode, step), set()).add(str(stack))
+        size = len(time_step.reward)
+        return AlgStep(torch.randint(0, 2, (size,)), state, SearchInfo(torch.full((size, 2), 0.5), torch.zeros(size)))
+
+
+def test_reanalysis_sees_the_stacks_that_were_acted_on():
+    environment = ScriptedEnvironment(1, length=4)
+    stack = FrameStack(environment.observation_spec, num_frames=3)
+    learner = Learner(stack.output_spec, environment.action_spec)
+    row_specs = time_step_spec(environment.observation_spec, environment.action_spec)
+    context = SourceContext(
+        algorithm=learner,
+        transform=stack,
+        row_specs=experience_specs(learner, stack, row_specs, 1, CPU),
+        num_envs=1,
+        window_length=30,
+        generator=np.random.default_rng(1),
+        device=CPU,
+        timers=Timers(),
+    )
+    learner.acted.clear()
+    engine = SameProcessEngine(environment, learner, stack, 30, np.random.default_rng(0), CPU, Timers())
+    gin.bind_parameter("ReplayBuffer.capacity", 100)
+    source = ReplayBatches(context, batch_size=64, updates_per_env_step=0.2, initial_env_steps=0, segment_length=3)
+    source.add(engine.collect())
+    assert len(list(source.batches(Progress(env_steps=30)))) == 6
+    # Each row was answered once, and its stack is the only one that reanalysis has seen of it; the last rows of games
+    # are not searched.
+    assert all(len(stacks) == 1 for stacks in learner.acted.values())
+    assert {place: learner.acted[place] for place in learner.reanalyzed} == learner.reanalyzed
+    assert len(learner.reanalyzed) > 15
