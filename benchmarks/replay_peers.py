@@ -4,9 +4,11 @@ python benchmarks/replay_peers.py [--rows 1000000] [--batch_size 256] [--rounds 
 
 A batch is 256 blocks of 5 + 1 + 4 consecutive 84x84 uint8 frames, with what else is stored of these rows, out of a
 buffer that is full and has begun to overwrite. Each peer does the nearest equal work that it can do, said in the table;
-where there are several ways, all are measured. A peer that is not installed is left out, and that is said:
+where there are several ways, all are measured. A peer that is not installed is left out, and that is said. In an
+environment of their own, since tianshou asks for other versions than alfish:
 
-pip install --no-deps cpprb tianshou stable-baselines3 (and what tianshou then says is missing)
+pip install --no-deps cpprb stable-baselines3 pandas tianshou deepdiff orderly-set cachebox sensai-utils h5py overrides
+pettingzoo tqdm
 
 The peers take turns with alfish one after the other, so that only two buffers are in memory: twice 7 GB for the
 1,000,000 rows.
@@ -159,7 +161,11 @@ def _alfish(frames: Frames) -> Contestant:
     rows = replay.sample(frames.batch_size, generator).rows
     return Contestant(
         "alfish",
-        {f"{_BLOCK} rows of each episode, 11 fields, weights": lambda: replay.sample(frames.batch_size, generator)},
+        {
+            f"blocks of {_BLOCK} rows of an episode, 9 fields, ages, weights": lambda: replay.sample(
+                frames.batch_size, generator
+            )
+        },
         lambda: replay.update_priorities(rows, frames.priorities()),
     )
 
@@ -182,7 +188,11 @@ def _cpprb(frames: Frames, module: types.ModuleType) -> Iterator[Contestant]:
                 step = Step(*(np.broadcast_to(leaf[..., None], (*leaf.shape, _BLOCK)) for leaf in step))
             buffer.add(**step._asdict())
         size = frames.batch_size if is_stacked else frames.batch_size * _BLOCK
-        what = f"stacks of {_BLOCK} rows (stack_compress)" if is_stacked else f"{_BLOCK} times as many single rows"
+        what = (
+            f"stacks of {_BLOCK} rows of one stream, whatever environment (stack_compress)"
+            if is_stacked
+            else f"{_BLOCK} times as many single rows"
+        )
         rows = buffer.sample(frames.batch_size, _BETA)["indexes"].copy()  # it is a view, of the last sample
         yield Contestant(
             f"cpprb {common.version('cpprb')}",
@@ -226,7 +236,7 @@ def _tianshou(frames: Frames, module: types.ModuleType) -> Iterator[Contestant]:
         f"tianshou {common.version('tianshou')}",
         {
             f"sample() with stack_num={_BLOCK}: twice the frames of {_BLOCK} rows, weights": stacked,
-            f"by hand: sample_indices, prev and next, {_BLOCK} rows of each episode, 6 fields, weights": by_hand,
+            f"by hand (sample_indices, prev, next): blocks of {_BLOCK} rows of an episode, 6 fields, weights": by_hand,
         },
         lambda: buffer.update_weight(rows, frames.priorities()),
     )

@@ -142,10 +142,13 @@ class MCTSAlgorithm(Algorithm):
         return None
 
     @property
-    def settings_in_turn(self) -> list[str]:
-        """The settings because of which the rows of one call must be the steps after those of the call before."""
-        in_turn = {"reuse_trees": self._reuse_trees, "greedy_after_moves": self._greedy_after_moves is not None}
-        return [name for name, used in in_turn.items() if used]
+    def settings_in_turn(self) -> dict[str, str]:
+        """The settings because of which the rows of one call must be the steps after those of the call before.
+
+        Their names, and the values that turn them off.
+        """
+        used = {"reuse_trees": "False"} if self._reuse_trees else {}
+        return used if self._greedy_after_moves is None else used | {"greedy_after_moves": "None"}
 
     def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
         return self._answer(self.search(time_step, explore=False), state)

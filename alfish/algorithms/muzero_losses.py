@@ -61,8 +61,8 @@ def muzero_losses(
 ) -> dict[str, torch.Tensor]:
     """The loss of each head, `[B, T]`, summed over k = 0 … R with `masks.weight` (Schrittwieser et al. 2020, eq. 1).
 
-    Beyond a game's end the value and the reward learn 0 (the absorbing state); the policy and the consistency learn
-    nothing there. Beyond a time limit or a cut nothing is learned.
+    Beyond a game's end the value and the reward learn their targets, 0 in this absorbing state, and the policy and the
+    consistency learn nothing. Beyond a time limit or a cut nothing is learned.
 
     Args:
         model: whose heads they are. One that does not predict rewards, or the end of the game, has no such loss.

@@ -1,7 +1,7 @@
 """Reanalysis: stored rows are searched again, with what has been learned since."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import gin
@@ -173,16 +173,14 @@ class Reanalyzer:
             return searches
         bootstrap, width = None, block.num_rows
         if self._settings.full:
-            bootstrap, width = bootstrap_rows(block.end_row, horizon, width)[segments], block.end_row.shape[1]
+            bootstrap = bootstrap_rows(block.end_row, horizon, width)[segments]
+            width = nest.leaves(block.rows.observation)[0].shape[1]
         if segments.device.type == "cpu":
-            chosen = rows_to_search(block, segments, bootstrap)
-            row, position = chosen.nonzero(as_tuple=True)
+            row, position = rows_to_search(block, segments, bootstrap).nonzero(as_tuple=True)
             place = (segments[row], position)
         else:
-            width = min(width, nest.leaves(block.rows.observation)[0].shape[1])
-            position = torch.arange(width, device=segments.device).repeat(len(segments))
-            place = (segments.repeat_interleave(width), position)
-        if len(position) == 0:
+            place = every_row(segments, width)
+        if len(place[0]) == 0:
             return searches
         found = self._search_rows(block.rows, place)
         stored = searches.found
@@ -190,7 +188,7 @@ class Reanalyzer:
         stored = Found(stored.value, *learned)
         _check_alike(stored, found)
         merged = nest.map_structure(lambda old, new: old.index_put(place, new), stored, found)
-        fresh = torch.zeros_like(block.over).index_put_(place, torch.ones_like(position, dtype=torch.bool))
+        fresh = torch.zeros_like(block.over).index_put_(place, torch.ones_like(place[0], dtype=torch.bool))
         return searches._replace(found=merged, fresh=fresh)
 
     def _search_rows(self, rows: TimeStep, place: tuple[torch.Tensor, torch.Tensor]) -> Found:
@@ -211,6 +209,7 @@ class Reanalyzer:
             algorithm.train()
         return found[0] if len(found) == 1 else nest.map_structure(lambda *leaves: torch.cat(leaves), *found)
 
+    @torch.inference_mode()
     def _search_chunk(self, algorithm: Algorithm, rows: TimeStep, place: tuple[torch.Tensor, torch.Tensor]) -> Found:
         chunk = nest.map_structure(lambda leaf: leaf[place], rows)
         if self._settings.algorithm is None:
@@ -265,6 +264,12 @@ def rows_to_search(block: Block, segments: torch.Tensor, bootstrap: torch.Tensor
     return reached & ~block.over[segments]
 
 
+def every_row(segments: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batch rows and positions, both `[n * width]`, of the first rows of segments `[n]`, without waiting for a GPU."""
+    position = torch.arange(width, device=segments.device).repeat(len(segments))
+    return segments.repeat_interleave(width), position
+
+
 def _check_alike(stored: Found, found: Found) -> None:
     nest.check_same_structure(stored, found, "what reanalysis finds, beside what is stored")
     for (name, old), (_, new) in zip(nest.leaves_with_paths(stored), nest.leaves_with_paths(found), strict=True):
@@ -283,12 +288,12 @@ def _check_searches_any_rows(algorithm: Algorithm) -> None:
             f"Reanalysis.algorithm is a {name} with a recurrent state, but reanalysed rows come without the rows before"
             " them; expected an algorithm without, such as @MCTSAlgorithm"
         )
-    in_turn: Iterable[str] = getattr(algorithm, "settings_in_turn", ())
-    for setting in in_turn:
+    in_turn: dict[str, str] = getattr(algorithm, "settings_in_turn", {})
+    for setting, off in in_turn.items():
         raise ValueError(
             f"Reanalysis.algorithm is a {name} with {setting}, which is about the steps of one episode in turn, but"
-            f" reanalysed rows come from anywhere; bind acting/{name}.{setting}, for the one that acts alone, which is"
-            f" then @acting/{name}"
+            f" reanalysed rows come from anywhere; set Reanalysis.algorithm = @reanalysis/{name} and"
+            f" reanalysis/{name}.{setting} = {off}"
         )
 
 

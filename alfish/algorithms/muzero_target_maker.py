@@ -65,6 +65,11 @@ class TargetMaker:
         reanalysis: Reanalysis | None = None,
     ):
         check_td_steps("MuzeroRepresentationImpl.td_steps", td_steps)
+        if reanalysis is not None and not isinstance(reanalysis, Reanalysis):
+            raise ValueError(
+                f"MuzeroRepresentationImpl.reanalysis is {reanalysis!r}; expected None or, in a gin file, @Reanalysis()"
+                " with its parentheses"
+            )
         if reanalysis is not None and reanalysis.ratio == 0.0:
             reanalysis = None
         self._actions = actions

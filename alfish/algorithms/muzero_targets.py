@@ -151,7 +151,7 @@ def return_values(
 
 
 def search_values(block: Block, value: torch.Tensor) -> torch.Tensor:
-    """The value that a search found for each row (Wang et al. 2024, section 4.3): z(c) = d[c] V[c].
+    """The value that a search found for each row (Wang et al. 2024, EfficientZero V2): z(c) = d[c] V[c].
 
     Args:
         block: the rows.

@@ -36,8 +36,9 @@ class ValueTargets:
 
     Attributes:
         needs_tail: whether Monte-Carlo returns are among the targets.
-        max_steps: rows that the targets look ahead, behind the T + R, without Monte-Carlo returns; at least 1.
-        max_seen_steps: the same, of the rows whose observations are looked at; at least 0.
+        max_steps: how many rows behind the T + R are read; at least one, which tells whether the row before it is the
+            newest of its episode.
+        max_seen_steps: of how many of these the observation is looked at.
 
     Raises:
         ValueError: a setting is out of its range, two do not go together, or one would have no effect.
@@ -54,28 +55,16 @@ class ValueTargets:
         td_steps_function: LinearTdStepFunc | None,
         target_model: MCTSModel | None,
     ):
-        self._discount = discount
-        self._predicts_reward = predicts_reward
-        self._value_target = value_target
         # Of segments that are not reanalysed, and of those that are; None where there are no returns.
         self._steps = (None, None) if value_target == "search" else (td_steps, fresh_td_steps)
         self._sources = (
             _source(self._steps[0], target_model is not None),
             _source(self._steps[1], target_model is not None and not full),
         )
-        self._function = td_steps_function
-        self._target_model = target_model
-        lengths = [steps for steps in self._steps if steps is not None and steps != MONTE_CARLO]
-        self.needs_tail = MONTE_CARLO in self._steps
-        # One row more than targets reach, at least, tells whether the one before it is the newest.
-        self.max_steps = max([1, *lengths])
-        seen = [self._steps[0]] if self._sources[0] == "network" else []
-        seen += [self._steps[1]] if self._steps[1] in lengths else []
-        self.max_seen_steps = max([0, *(steps for steps in seen if steps is not None)])
         _check_value_target(value_target)
         if td_steps_function is not None:
             _check_function(td_steps_function, self._steps)
-        if full and self._steps[1] not in lengths:
+        if full and self._steps[1] in (None, MONTE_CARLO):
             raise ValueError(
                 "Reanalysis.full is True, but the value targets of reanalysed segments are not n-step returns, which"
                 " alone are bootstrapped behind the rows that are searched anyway; set Reanalysis.full = False"
@@ -85,6 +74,18 @@ class ValueTargets:
                 "MuzeroRepresentationImpl.target_update is given, but nothing asks a target network: there is no"
                 " reanalysis, and value targets are not n-step returns; set target_update = None"
             )
+        self._discount = discount
+        self._predicts_reward = predicts_reward
+        self._value_target = value_target
+        self._function = td_steps_function
+        self._target_model = target_model
+        lengths = [0 if steps in (None, MONTE_CARLO) else steps for steps in self._steps]
+        looks = (self._sources[0] == "network", self._sources[1] == "network" or full)
+        self.needs_tail = MONTE_CARLO in self._steps
+        self.max_steps = max(1, *lengths)
+        self.max_seen_steps = max(
+            length for length, looked in zip((0, *lengths), (True, *looks), strict=True) if looked
+        )
 
     def horizon(self, block: Block, info: BatchInfo, segments: torch.Tensor | None) -> int | torch.Tensor:
         """The n of the returns of each row, L - 1 for Monte-Carlo returns.
@@ -190,6 +191,11 @@ def _check_value_target(value_target: str | MixedValueTarget) -> None:
 
 
 def _check_function(function: LinearTdStepFunc, all_steps: tuple[int | None, int | None]) -> None:
+    if not hasattr(function, "min_td_steps"):
+        raise ValueError(
+            f"MuzeroRepresentationImpl.td_steps_function is {function!r}; expected None or, in a gin file,"
+            " @LinearTdStepFunc() with its parentheses"
+        )
     for name, steps in zip(("MuzeroRepresentationImpl.td_steps", "Reanalysis.td_steps"), all_steps, strict=True):
         if steps is not None and steps < function.min_td_steps:
             raise ValueError(

@@ -10,7 +10,7 @@ from alfish.checks import check_at_least
 class LinearTdStepFunc:
     """The n of n-step value targets falls with the age of the row, because the actions after it are an old policy's.
 
-    Ye et al. 2021, "Mastering Atari games with limited data" (EfficientZero), section 4.3 and appendix A.4:
+    Ye et al. 2021, "Mastering Atari games with limited data" (EfficientZero), section 4.3:
 
         n(age) = ceil(min_td_steps + (td_steps - min_td_steps) * max(0, 1 - age / max_bootstrap_age))
 
@@ -51,9 +51,9 @@ class LinearTdStepFunc:
 class MixedValueTarget:
     """n-step returns early in the run and for fresh rows, the search's value for all others.
 
-    Wang et al. 2024, "EfficientZero V2: mastering discrete and continuous control with limited data", section 4.3. A
-    search's value does not follow the actions of an old policy, but is worth little before the model is. It is as old
-    as the row unless the row is reanalysed, so this is for `Reanalysis.ratio = 1`.
+    Wang et al. 2024, "EfficientZero V2: mastering discrete and continuous control with limited data", on search-based
+    value estimation. A search's value does not follow the actions of an old policy, but is worth no more than the model
+    is. It is as old as the row unless the row is reanalysed, so this is for `Reanalysis.ratio = 1`.
 
     Args:
         initial_updates: gradient steps of the run in which all targets are n-step returns, at least 0.

@@ -164,5 +164,4 @@ class EpisodeIndex:
         self._after_last = after_last.copy()
         for table, saved in ((self._entry, entry), (self._begin, begin), (self._end, end)):
             table[: len(saved)] = saved
-            table[len(saved) :] = 0
         self._num_added = state["num_added"].numpy().copy()

@@ -15,6 +15,7 @@ from alfish.experience_replayers.samplers import (
     check_sampler_state,
 )
 from alfish.experience_replayers.sum_tree import SumTree
+from alfish.ops.compilation import compile_cached
 from alfish.ops.schedules import Schedule, as_schedule
 
 _INITIAL_PRIORITY = 1.0
@@ -92,15 +93,12 @@ class PrioritizedSampler:
         if abs(self._alpha_schedule(fraction) - self._alpha) > _ALPHA_STEP:
             self._alpha = self._alpha_schedule(fraction)
             self._tree.set_all(self._powers(self._priority))
-        total = self._tree.total
-        if total == 0.0:
+        if self._tree.total == 0.0:
             return Drawn(self._allowed.draw(batch_size, generator), np.ones(batch_size, np.float32))
         slot = self._tree.draw(generator.random(batch_size))
-        env_id = slot % self._num_envs
-        first = self._allowed.first[env_id]
-        position = first + (slot // self._num_envs - first) % self._length
-        probability = self._tree.leaves[slot] / total
-        return Drawn(SampledRows(position, env_id), self.importance_weight(probability, fraction))
+        rows, power = SampledRows(np.empty_like(slot), np.empty_like(slot)), np.empty(batch_size)
+        _look_up(slot, self._tree.leaves, self._allowed.first, self._length, *rows, power)
+        return Drawn(rows, self.importance_weight(power, fraction))
 
     def probability(self, rows: SampledRows) -> np.ndarray:
         total = self._tree.total
@@ -109,7 +107,7 @@ class PrioritizedSampler:
         return np.where(self._allowed.contains(rows), self._tree.leaves[self._slots(rows)] / total, 0.0)
 
     def importance_weight(self, probability: np.ndarray, fraction: float) -> np.ndarray:
-        # The least likely row has the weight 1, and the others' are below it; N cancels.
+        # The least likely row has the weight 1; N cancels, and so does what all probabilities are multiplied by.
         weight = (probability.min() / probability) ** self._beta_schedule(fraction)
         return weight.astype(np.float32)
 
@@ -189,6 +187,25 @@ class PrioritizedSampler:
         if self._alpha == 0.0:
             powers[priority == 0] = 0.0
         return powers
+
+
+@compile_cached
+def _look_up(
+    slot: np.ndarray,
+    leaves: np.ndarray,
+    first: np.ndarray,
+    length: int,
+    position: np.ndarray,
+    env_id: np.ndarray,
+    power: np.ndarray,
+) -> None:
+    """Writes the rows of slots that are allowed, and their leaves."""
+    num_envs = len(first)
+    for i in range(len(slot)):
+        env = slot[i] % num_envs
+        ahead = slot[i] // num_envs - first[env] % length
+        position[i] = first[env] + (ahead if ahead >= 0 else ahead + length)
+        env_id[i], power[i] = env, leaves[slot[i]]
 
 
 def _check_priorities(rows: SampledRows, priority: np.ndarray) -> None:

@@ -84,7 +84,7 @@ class Sampler(Protocol):
         """Weights for rows that were drawn with the given probabilities, by this sampler or by a mix with it.
 
         Args:
-            probability: float64 `[n]`, positive.
+            probability: float64 `[n]`, positive; or numbers in proportion to it.
             fraction: of the run that is done.
 
         Returns:

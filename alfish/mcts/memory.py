@@ -14,6 +14,8 @@ SMALLEST_BLOCK = 1 << 17
 """Bytes. Smaller tensors come from memory that an allocator keeps anyway."""
 MOST_BLOCKS = 8
 """How many blocks are kept: those of two searches of different sizes, in turns, with a few leaves of latents each."""
+MOST_BYTES = 1 << 29
+"""Bytes that are kept in all, so that one large search does not hold its memory for the rest of the run."""
 _WORST_FIT = 2
 
 
@@ -55,5 +57,5 @@ def _free_block(num_bytes: int) -> torch.Tensor:
 def _keep(block: torch.Tensor) -> None:
     blocks = _free_blocks()
     blocks[block.numel(), block.data_ptr()] = block
-    while len(blocks) > MOST_BLOCKS:
-        blocks.pop(next(iter(blocks)), None)
+    while len(blocks) > MOST_BLOCKS or sum(size for size, _ in tuple(blocks)) > MOST_BYTES:
+        blocks.pop(next(iter(tuple(blocks))), None)

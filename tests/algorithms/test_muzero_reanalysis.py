@@ -16,6 +16,8 @@ from muzero_histories import (
 )
 from muzero_parts import OBSERVATION, PlainModel, small_model
 
+from alfish import nest
+from alfish.algorithms import muzero_reanalysis
 from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.mcts_algorithm import MCTSAlgorithm, SearchInfo
 from alfish.algorithms.muzero_reanalysis import Reanalysis
@@ -56,7 +58,7 @@ class MadeUpSearch(Algorithm):
         self.marks += mark.tolist()
         self.sizes.append(len(mark))
         self.rows.append(time_step)
-        self.modes.append((self.training, torch.is_grad_enabled()))
+        self.modes.append((self.training, torch.is_inference_mode_enabled()))
         return AlgStep((), state, SearchInfo(search_policy(mark), search_value(mark)))
 
     def after_train_iter(self, progress):
@@ -155,6 +157,38 @@ def test_returns_against_the_definition(num_starts, td_steps, full, batch_size):
     assert report["target/reanalyzed"].item() == 1.0
     assert report["target/staleness"].item() == 0.0
     assert max(search.sizes) == (batch_size or len(search.marks))
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_searching_every_row_as_a_gpu_does_changes_nothing(monkeypatch, full):
+    width = 3 + 2 + (4 if full else 0)
+
+    def targets_of(num_searched):
+        maker, search, _ = make({"ratio": 1.0, "td_steps": 4, "full": full}, 2)
+        blocks = blocks_of(maker, random_histories(seed=3), 3, GAMMA)
+        targets = maker(blocks.rows, blocks.search, blocks.info)[1]
+        assert num_searched is None or len(search.marks) == len(blocks.starts) * num_searched
+        acts = ~targets.beyond_episode_end & ~targets.game_over
+        return targets._replace(policy=targets.policy * acts.unsqueeze(-1))
+
+    expected = targets_of(None)
+    every = torch.arange(3 + 2 + 4) < width
+    monkeypatch.setattr(muzero_reanalysis, "rows_to_search", lambda block, *_: every.expand_as(block.end_row))
+    nest.map_structure(lambda a, b: torch.testing.assert_close(a, b), targets_of(width), expected)
+
+
+def test_full_reanalysis_asks_no_network(monkeypatch):
+    asked = []
+    monkeypatch.setattr(PlainModel, "predict", lambda self, latent: asked.append(latent))
+    maker, _, _ = make({"ratio": 1.0, "full": True})
+    blocks = blocks_of(maker, random_histories(seed=3), 1, GAMMA)
+    maker(blocks.rows, blocks.search, blocks.info)
+    assert asked == []
+
+
+def test_every_row():
+    rows, position = muzero_reanalysis.every_row(torch.tensor([4, 1]), 3)
+    assert (rows.tolist(), position.tolist()) == ([4, 4, 4, 1, 1, 1], [0, 1, 2, 0, 1, 2])
 
 
 def test_monte_carlo_returns_against_the_definition():
@@ -310,12 +344,13 @@ def test_what_the_search_sees():
     history = History([F, M, L], [0, 5, -7], [1, 1, 1], [0, 2, 1])
     blocks = blocks_of(maker, [history], 1, GAMMA)
     model.train()
-    maker(blocks.rows, blocks.search, blocks.info)
+    targets = maker(blocks.rows, blocks.search, blocks.info)[1]
     (rows,) = search.rows
     seen = zip(rows.step_type.tolist(), rows.reward.tolist(), rows.prev_action.tolist(), strict=True)
     assert sorted(seen) == [(F, 0, 0), (M, 5, 2), (M, 5, 2), (L, -7, 1), (L, -7, 1)]
     assert search.given == (model, GAMMA)
-    assert search.modes == [(False, False)]
+    assert search.modes == [(False, True)]
+    assert not targets.policy.is_inference()  # a loss can learn from it
     assert not model.training
 
 
@@ -361,8 +396,6 @@ def test_a_tree_search_reanalyses():
     assert targets.value[0, 0, :2].all()
     assert targets.value[0, 0, 2] == 0
     assert not targets.policy.requires_grad
-    names = [name for name, _ in model.named_modules()]
-    assert [name for name, _ in maker._target_model.named_modules()] == names  # nothing has been registered with it
 
 
 def test_sampled_actions_are_reanalysed_with_their_candidates():
@@ -437,10 +470,13 @@ class WithParameters(MadeUpSearch):
 @pytest.mark.parametrize(
     ("algorithm", "message"),
     [
-        (functools.partial(MCTSAlgorithm, num_simulations=4, reuse_trees=True), "MCTSAlgorithm with reuse_trees"),
+        (
+            functools.partial(MCTSAlgorithm, num_simulations=4, reuse_trees=True),
+            r"MCTSAlgorithm with reuse_trees.* reanalysis/MCTSAlgorithm\.reuse_trees = False",
+        ),
         (
             functools.partial(MCTSAlgorithm, num_simulations=4, greedy_after_moves=5),
-            "MCTSAlgorithm with greedy_after_moves",
+            r"with greedy_after_moves.* reanalysis/MCTSAlgorithm\.greedy_after_moves = None",
         ),
         (WithState, "WithState with a recurrent state"),
         (WithParameters, "WithParameters with parameters of its own, critic.weight among them"),

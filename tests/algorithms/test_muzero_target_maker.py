@@ -246,6 +246,8 @@ def test_rows_needed(options, expected):
         ({"td_steps": 1.5}, "MuzeroRepresentationImpl.td_steps is 1.5"),
         ({"value_target": "td"}, "value_target is 'td'; expected 'n_step', 'search' or @MixedValueTarget"),
         ({"value_target": MixedValueTarget}, "value_target is .*class.*expected"),
+        ({"reanalysis": Reanalysis}, r"reanalysis is .*class.*; expected None or, .* @Reanalysis\(\)"),
+        ({"td_steps_function": LinearTdStepFunc}, r"td_steps_function is .*class.*; .* @LinearTdStepFunc\(\)"),
         ({"td_steps": -1, "td_steps_function": LinearTdStepFunc(9)}, "td_steps is -1, but td_steps_function"),
         ({"td_steps_function": LinearTdStepFunc(9, 3)}, "td_steps is 2, but td_steps_function.* 3 steps"),
         ({"value_target": "search", "td_steps_function": LinearTdStepFunc(9)}, "value_target is 'search'; set"),

@@ -5,7 +5,7 @@ import torch
 
 from alfish import nest, specs
 from alfish.algorithms.ppo_algorithm import PPOAlgorithm, PPOInfo, PPOLossInfo, PPOTrainInfo
-from alfish.data_structures import BatchInfo, Progress, StepType, TimeStep, time_step_spec
+from alfish.data_structures import BatchInfo, Progress, RowsNeeded, StepType, TimeStep, time_step_spec
 from alfish.networks.actor_critic import ActorCriticNetwork
 from alfish.ops.schedules import LinearSchedule
 from alfish.specs import BoundedTensorSpec, TensorSpec
@@ -299,7 +299,7 @@ def test_the_clip_ratio_follows_its_schedule():
 def test_what_it_declares():
     algorithm = PPOAlgorithm(OBSERVATION, DISCRETE)
     assert algorithm.on_policy and not algorithm.trains_on_last_rows
-    assert algorithm.rows_needed() == (0, 1, 1)
+    assert algorithm.rows_needed() == RowsNeeded(future=1, future_observations=1)
     assert algorithm.initial_state(3) == ()
     # The distribution holds no parameters of its own: only the network is trained and saved.
     assert all(name.startswith("actor_critic.") for name in algorithm.state_dict())

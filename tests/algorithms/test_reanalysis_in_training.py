@@ -14,7 +14,7 @@ from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.mcts_algorithm import SearchInfo
 from alfish.algorithms.muzero_reanalysis import Reanalysis
 from alfish.algorithms.muzero_target_maker import TargetMaker
-from alfish.data_structures import AlgStep, Progress, time_step_spec
+from alfish.data_structures import AlgStep, Progress, RowsNeeded, time_step_spec
 from alfish.networks.preprocessing import FrameStack
 from alfish.ops.sampled_policies import make_sampled_policy
 from alfish.ops.target_updates import TargetUpdate
@@ -53,6 +53,33 @@ def test_from_rows_to_the_gradient(block, full):
     loss.mean().backward()
     gradients = [parameter.grad for parameter in algorithm.representation.model.parameters()]
     assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_from_a_gin_file():
+    gin.parse_config("""
+        MuzeroRepresentationImpl.target_update = @TargetUpdate()
+        MuzeroRepresentationImpl.td_steps_function = @LinearTdStepFunc()
+        MuzeroRepresentationImpl.value_target = @MixedValueTarget()
+        MuzeroRepresentationImpl.reanalysis = @Reanalysis()
+        LinearTdStepFunc.max_bootstrap_age = 1000
+        MixedValueTarget.initial_updates = 100
+        MixedValueTarget.fresh_env_steps = 500
+        Reanalysis.ratio = 0.5
+        Reanalysis.td_steps = 7
+        Reanalysis.full = True
+        Reanalysis.batch_size = 64
+        Reanalysis.algorithm = @reanalysis/MCTSAlgorithm
+        reanalysis/MCTSAlgorithm.num_simulations = 4
+        reanalysis/MCTSAlgorithm.greedy_after_moves = None
+        MCTSAlgorithm.greedy_after_moves = 30
+        MCTSAlgorithm.num_simulations = 2
+    """)
+    assert small_muzero().rows_needed() == RowsNeeded(future=10, future_observations=10)
+    gin.bind_parameter("MCTSAlgorithm.reuse_trees", True)
+    with pytest.raises(ValueError, match=r"set Reanalysis.algorithm = @reanalysis/MCTSAlgorithm and reanalysis/MCTS"):
+        small_muzero()
+    gin.bind_parameter("reanalysis/MCTSAlgorithm.reuse_trees", False)
+    small_muzero()
 
 
 def test_a_seed_reproduces_the_targets(block):

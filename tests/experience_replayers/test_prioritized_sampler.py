@@ -249,6 +249,18 @@ def test_a_restored_tree_is_the_same_to_the_last_bit():
     np.testing.assert_array_equal(restored.probability(rows), sampler.probability(rows))
 
 
+def test_loading_leaves_nothing_of_what_was_there():
+    used, rows = single([4, 5, 6, 7])
+    smaller = new_sampler(1, 4)
+    smaller.allow(np.array([0]), np.array([1]))
+    smaller.update_priorities(SampledRows(np.array([0, 1]), np.zeros(2, np.int64)), np.array([1, 3]))
+    used.load_state_dict(smaller.state_dict())
+    assert used.probability(rows).tolist() == [0.25, 0.75, 0, 0]
+    assert counts(used, 4, 0, 4) == [1, 3, 0, 0]
+    used.allow(np.array([0]), np.array([2]))  # the largest of the state, not of what was there
+    assert used.probability(rows) == pytest.approx([1 / 7, 3 / 7, 3 / 7, 0])
+
+
 def test_the_state_is_a_view():
     sampler, rows = single([1, 2])
     priority = sampler.state_dict()["priority"]

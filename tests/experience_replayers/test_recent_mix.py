@@ -18,16 +18,14 @@ def two_environments(*arguments: Any) -> tuple[RecentMix, SampledRows]:
 
 def test_the_share_of_a_batch_is_recent():
     # 5 recent rows, rounded up, are 3 of each environment.
-    for ratio, num_recent in ((0.0, 0), (0.3, 12), (1.0, 40)):
+    for ratio, num_recent in ((0.0, 0), (0.3, 120), (1.0, 400)):
         mix, _ = two_environments(None, ratio, 5)
-        generator = np.random.default_rng(0)
-        for _ in range(10):
-            rows = mix.sample(40, generator, 0.0).rows
-            assert len(rows.position) == 40
-            newest = np.where(rows.env_id == 0, 9, 4)
-            assert (rows.position[40 - num_recent :] > newest[40 - num_recent :] - 3).all()
-            if ratio < 1:
-                assert (rows.position <= newest - 3).any()
+        rows = mix.sample(400, np.random.default_rng(0), 0.0).rows
+        drawn = list(zip(rows.position.tolist(), rows.env_id.tolist(), strict=True))
+        assert len(drawn) == 400
+        recent = {(7, 0), (8, 0), (9, 0), (2, 1), (3, 1), (4, 1)}
+        assert set(drawn[400 - num_recent :]) == (recent if num_recent else set())
+        assert len(set(drawn[: 400 - num_recent])) == (15 if ratio < 1 else 0)
 
 
 def test_probabilities_over_a_uniform_sampler():

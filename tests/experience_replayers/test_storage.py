@@ -63,7 +63,7 @@ def test_files_of_the_same_rows_are_replaced_and_begin_empty(tmp_path):
     ring.append(_window(1, 4))
     del ring
     inode = (tmp_path / "leaf_000.raw").stat().st_ino
-    (tmp_path / "leaf_001.raw.new").write_bytes(b"left over by a process that was killed")
+    (tmp_path / "leaf_000.raw.new").write_bytes(b"left over by a process that was killed")
     again = _ring(tmp_path)
     assert (tmp_path / "leaf_000.raw").stat().st_ino != inode
     assert again.num_added.tolist() == [0, 0]

@@ -55,6 +55,14 @@ def test_rounding_never_draws_a_leaf_of_0(leaves: list[float], number: list[floa
     assert (tree.leaves[drawn] > 0).all()
 
 
+def test_what_is_rounded_up_to_the_total_is_the_last_leaf_that_is_not_0():
+    # (2 + the number) / 3 is rounded to 1, and the total lies behind all leaves.
+    assert (2 + BELOW_ONE) / 3 == 1
+    for last in (3, 11, 200):
+        tree = tree_of([1.0] * last + [0.1] + [0.0] * 400)
+        assert tree.draw(np.full(3, BELOW_ONE))[2] == last
+
+
 @given(
     capacity=st.sampled_from([1, 7, 8, 9, 63, 64, 65, 520]),
     changes=st.lists(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 1e6)), max_size=20), max_size=5),
@@ -75,6 +83,17 @@ def test_changes_leave_what_setting_all_would(capacity: int, changes: list[list[
     if leaves.any():
         number = np.linspace(0, BELOW_ONE, 50)
         np.testing.assert_array_equal(tree.draw(number), afresh.draw(number))
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 8, 9, 64, 65, 512, 513, 4096, 4097])
+def test_a_single_leaf_is_found_in_a_tree_of_any_height(capacity: int):
+    tree = SumTree(capacity)
+    for place in {0, capacity // 2, capacity - 1}:
+        tree.set(np.array([place]), np.array([2.5]))
+        assert tree.total == 2.5
+        assert tree.draw(np.array([0.0, 0.5, BELOW_ONE])).tolist() == [place] * 3
+        tree.set(np.array([place]), np.array([0.0]))
+        assert tree.total == 0
 
 
 def test_the_last_of_equal_indices_counts():

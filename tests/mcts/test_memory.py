@@ -16,7 +16,7 @@ LARGE = (4, SMALLEST_BLOCK)
 
 @pytest.fixture(autouse=True)
 def own_blocks(monkeypatch):
-    blocks = {}
+    blocks: dict[tuple[int, int], torch.Tensor] = {}
     monkeypatch.setattr(memory, "_free_blocks", lambda: blocks)
     return blocks
 
@@ -94,3 +94,13 @@ def test_a_finished_search_keeps_its_numbers_while_others_run():
     assert not wrong
     assert torch.equal(kept.latents, latents)
     assert torch.equal(kept.tree.q_values, q_values)
+
+
+def test_no_more_than_a_limit_of_bytes_is_kept(own_blocks, monkeypatch):
+    monkeypatch.setattr(memory, "MOST_BYTES", 3 * SMALLEST_BLOCK)
+    tensors = [empty((SMALLEST_BLOCK,), torch.uint8, "cpu") for _ in range(4)]
+    tensors.append(empty((5 * SMALLEST_BLOCK,), torch.uint8, "cpu"))
+    while tensors:
+        tensors.pop(0)
+        assert sum(size for size, _ in own_blocks) <= 3 * SMALLEST_BLOCK
+    assert not own_blocks
