@@ -1,6 +1,5 @@
 """Blocks of rows out of a ring: which rows a block holds, and what is known of them."""
 
-import numpy as np
 import torch
 
 from alfish import nest
@@ -27,7 +26,6 @@ class Blocks:
         self._needed = rows_needed
         self._segment_length = segment_length
         self._num_observations = rows_needed.past + segment_length + rows_needed.future_observations
-        self._offsets = np.arange(-rows_needed.past, segment_length + rows_needed.future)
 
     def gather(self, rows: SampledRows) -> tuple[Experience, BatchInfo]:
         """The blocks of n segments, without importance weights.
@@ -39,15 +37,15 @@ class Blocks:
             ValueError: a row of a block is not stored.
         """
         position, env_id = rows
-        begin = self._episodes.begin(position, env_id)
-        end = self._episodes.end(position + self._segment_length - 1, env_id)
-        block = np.clip(position[:, None] + self._offsets, begin[:, None], end[:, None])
-        observation = self._ring.gather(block[:, : self._num_observations], env_id[:, None], _observation)
-        stored = self._ring.gather(block, env_id[:, None], _all_but_observation)
+        needed = self._needed
+        block, end = self._episodes.blocks(position, env_id, needed.past, self._segment_length, needed.future)
+        slots = self._ring.slots(block, env_id)
+        observation = self._ring.take(slots[:, : self._num_observations], _observation)
+        stored = self._ring.take(slots, _all_but_observation)
         age = (self._ring.newest[env_id][:, None] - block) * self._ring.num_envs
         batch_info = BatchInfo(stored.action, torch.from_numpy(block), age=torch.from_numpy(age))
-        if self._needed.tail is not None:
-            tail = gather_tail(self._ring, self._needed.tail, block[:, -1], end, env_id)
+        if needed.tail is not None:
+            tail = gather_tail(self._ring, needed.tail, block[:, -1], end, env_id)
             batch_info = batch_info._replace(tail=tail)
         return stored._replace(time_step=stored.time_step._replace(observation=observation)), batch_info
 

@@ -7,6 +7,7 @@ import torch
 
 from alfish.data_structures import StepType
 from alfish.experience_replayers.checks import check_keys, check_num_added, check_stored, check_tensors
+from alfish.ops.compilation import compile_cached
 
 _OPEN = np.iinfo(np.int64).max
 
@@ -101,6 +102,32 @@ class EpisodeIndex:
         """
         return np.minimum(self._end[self._entries(position, env_id), env_id], self._num_added[env_id] - 1)
 
+    def blocks(
+        self, position: np.ndarray, env_id: np.ndarray, past: int, segment_length: int, future: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of blocks: T rows from each position on, those before and those after, capped at episode ends.
+
+        Args:
+            position: int64 `[n]`, first rows of segments; the segments are stored.
+            env_id: int64 `[n]`.
+            past: rows before a segment; before the begin of the first row's episode that begin is repeated.
+            segment_length: T.
+            future: rows after it; after the end of the last row's episode that end is repeated.
+
+        Returns:
+            The positions of the rows, int64 `[n, past + T + future]`, and of the ends, `[n]`; see `end`.
+
+        Raises:
+            ValueError: a segment is not stored.
+        """
+        block = np.empty((len(position), past + segment_length + future), np.int64)
+        end = np.empty(len(position), np.int64)
+        tables = self._entry, self._begin, self._end, self._num_added
+        if not _write_blocks(position, env_id, *tables, past, segment_length, block, end):
+            self._entries(position, env_id)
+            self._entries(position + segment_length - 1, env_id)
+        return block, end
+
     def steps_to_end(self, position: np.ndarray, env_id: np.ndarray) -> np.ndarray:
         """How many rows lie between each row and the end of its episode; see `end`. 0 for a LAST row.
 
@@ -165,3 +192,29 @@ class EpisodeIndex:
         for table, saved in ((self._entry, entry), (self._begin, begin), (self._end, end)):
             table[: len(saved)] = saved
         self._num_added = state["num_added"].numpy().copy()
+
+
+@compile_cached
+def _write_blocks(
+    position: np.ndarray,
+    env_id: np.ndarray,
+    entry: np.ndarray,
+    begin: np.ndarray,
+    end: np.ndarray,
+    num_added: np.ndarray,
+    past: int,
+    segment_length: int,
+    block: np.ndarray,
+    block_end: np.ndarray,
+) -> bool:
+    length, num_envs = entry.shape
+    for i in range(len(position)):
+        env, first, last = env_id[i], position[i], position[i] + segment_length - 1
+        if env < 0 or env >= num_envs or first < max(0, num_added[env] - length) or last >= num_added[env]:
+            return False
+        lowest = begin[entry[first % length, env], env]
+        highest = min(end[entry[last % length, env], env], num_added[env] - 1)
+        for k in range(block.shape[1]):
+            block[i, k] = min(max(first - past + k, lowest), highest)
+        block_end[i] = highest
+    return True

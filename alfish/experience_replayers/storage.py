@@ -59,7 +59,7 @@ class Storage(Protocol):
         """Bytes that rows may take on the disk; None if the storage sets no limit of its own."""
 
     def allocate(self, named_specs: Sequence[NamedSpec], num_envs: int, length: int) -> list[np.ndarray]:
-        """The arrays `[L, B, ...]` of all leaves, of dtypes as by `words_of`. Called once.
+        """The arrays `[B, L, ...]` of all leaves, of dtypes as by `words_of`. Called once.
 
         Space is taken only as rows are written.
 
@@ -92,7 +92,7 @@ class MemoryStorage:
     def allocate(self, named_specs: Sequence[NamedSpec], num_envs: int, length: int) -> list[np.ndarray]:
         """See Storage."""
         # np.zeros takes memory only as it is written, as np.empty does, and leaves no garbage in a checkpoint.
-        return [np.zeros((length, num_envs, *spec.shape), _dtype(spec)) for _, spec in named_specs]
+        return [np.zeros((num_envs, length, *spec.shape), _dtype(spec)) for _, spec in named_specs]
 
     def check_room(self, num_bytes: int) -> None:
         """See Storage."""
@@ -102,7 +102,7 @@ class MemoryStorage:
 class MappedStorage:
     """Rows in files that are mapped into memory: for replays that are larger than it.
 
-    One raw file for each leaf, `leaf_000.raw` and so on, `[L, B, ...]` in C order, and one header, `storage.json`, with
+    One raw file for each leaf, `leaf_000.raw` and so on, `[B, L, ...]` in C order, and one header, `storage.json`, with
     a version, the spec of each leaf, B, L and each file's size. The files are sparse: they take disk space as rows
     arrive. What was written lately is still in memory, as far as other programs leave room, and is as fast as there.
 
@@ -145,7 +145,7 @@ class MappedStorage:
             self._check_files(header)
             self._write(_HEADER, json.dumps(header, indent=1).encode())
             return [
-                self._map(name, (length, num_envs, *spec.shape), _dtype(spec))
+                self._map(name, (num_envs, length, *spec.shape), _dtype(spec))
                 for name, (_, spec) in zip(names, named_specs, strict=True)
             ]
         except BaseException:

@@ -33,10 +33,10 @@ def test_rows_are_in_the_files(tmp_path):
     ring.append(_window(3, 3))
     folder = tmp_path / "new" / "folder"
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "leaf_000.raw", "leaf_001.raw", "storage.json"]
-    first = np.fromfile(folder / "leaf_000.raw", np.float32).reshape(4, 2, 2)
-    assert first[:, 0, 0].tolist() == [4.0, 5.0, 2.0, 3.0]
-    assert first[:, 1, 1].tolist() == [-4.5, -5.5, -2.5, -3.5]
-    assert np.fromfile(folder / "leaf_001.raw", np.bool_).tolist() == [1, 1, 1, 1, 0, 1, 1, 1]
+    first = np.fromfile(folder / "leaf_000.raw", np.float32).reshape(2, 4, 2)
+    assert first[0, :, 0].tolist() == [4.0, 5.0, 2.0, 3.0]
+    assert first[1, :, 1].tolist() == [-4.5, -5.5, -2.5, -3.5]
+    assert np.fromfile(folder / "leaf_001.raw", np.bool_).tolist() == [1, 1, 0, 1, 1, 1, 1, 1]
     assert json.loads((folder / "storage.json").read_text()) == {
         "version": 1,
         "num_envs": 2,
