@@ -6,7 +6,7 @@ and what was probably meant. A config is code: `import` in a gin file runs the m
 configs that you trust.
 
 gin keeps the configuration in its own global state; this module adds none. Here are the public functions and the
-reader; `gin_tables.py` holds the look-ups in gin's tables, `gin_literal_types.py` the check of literal types.
+reader; `gin_tables.py` holds the look-ups in gin's tables, `gin_literal_types.py` the check of types.
 """
 
 import contextlib

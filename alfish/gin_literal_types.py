@@ -1,4 +1,6 @@
-"""The check of literals in gin files against the annotations of the parameters that they are bound to.
+"""The check of what gin files bind against the annotations of the parameters that it is bound to.
+
+Literals are checked, and whether a reference such as `@Name` must be called: what `@Name()` returns is not known yet.
 
 Serves `gin_config.py`. An annotation that is not understood is not checked: the check may miss a mistake, but does
 not refuse what is right.
@@ -43,13 +45,16 @@ def mismatch(value: Any, annotation: Any, place: str = "") -> str:
     if not isinstance(annotation, type):  # the meaning of `type X = ...` and of NewType
         annotation = getattr(annotation, "__value__", getattr(annotation, "__supertype__", annotation))
     origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
-    if isinstance(value, gin_state.ConfigurableReference) or origin is Any:
+    is_reference = isinstance(value, gin_state.ConfigurableReference)
+    if origin is Any or (is_reference and value.evaluate):
         return ""
-    problem = f"{value!r} ({type(value).__name__}){place}"
+    problem = f"{value!r}; write {value!r}()" if is_reference else f"{value!r} ({type(value).__name__}){place}"
     if origin in (typing.Union, types.UnionType):
         problems = {choice: mismatch(value, choice, place) for choice in arguments}
         informative = [found for choice, found in problems.items() if choice is not types.NoneType]
         return "" if not all(problems.values()) else informative[0] if len(informative) == 1 else problem
+    if is_reference:
+        return "" if not isinstance(origin, type) or _takes_constructors(origin) else problem
     if origin is typing.Literal:
         fits = any(type(choice) is type(value) and choice == value for choice in arguments)
     elif origin in _CONTAINERS:
@@ -66,6 +71,13 @@ def mismatch(value: Any, annotation: Any, place: str = "") -> str:
         fits = origin not in (collections.abc.Callable, type)  # no literal can be called; others are unknown
         problem += "" if fits else "; expected a reference such as @Name"
     return "" if fits else problem
+
+
+def _takes_constructors(kind: type) -> bool:
+    """Whether a class or a function itself, not what it returns, can be of a type."""
+    if getattr(kind, "_is_protocol", False):
+        return any("__call__" in vars(base) for base in kind.__mro__)
+    return issubclass(type, kind) or issubclass(types.FunctionType, kind)
 
 
 def _element_mismatch(value: Any, origin: Any, kinds: tuple[Any, ...], problem: str, place: str) -> str:

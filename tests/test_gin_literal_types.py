@@ -3,6 +3,7 @@
 import typing
 
 import pytest
+from gin import config as gin_state
 from gin_examples import Part, message_of
 
 from alfish import gin_config, gin_literal_types
@@ -27,7 +28,10 @@ GOOD = [
     "Learner.unannotated='a'",
     "Learner.network='a'",
     "Learner.network=None",
-    "Learner.steps=@make_number",
+    "Learner.steps=@Pair()",
+    "Learner.make=@make_number",
+    "Learner.unannotated=@make_number",
+    "Learner.anything=@make_number",
     "Record.names=['a']",
 ]
 
@@ -55,6 +59,11 @@ BAD = [
     ("Learner.either=1.5", "expected int | str, got 1.5 (float)"),
     ("Learner.sequence='abc'", "expected Sequence[str], got 'abc' (str)"),
     ("Learner.make='Learner'", "got 'Learner' (str); expected a reference such as @Name"),
+    ("Learner.steps=@make_number", "expected int, got @make_number; write @make_number()"),
+    ("Learner.part=@scope/Heir", "expected Part, got @scope/Heir; write @scope/Heir()"),
+    ("Learner.width=@scope/make_number", "expected int | None, got @scope/make_number; write @scope/make_number()"),
+    ("Learner.either=@make_number", "expected int | str, got @make_number; write @make_number()"),
+    ("Learner.sizes=(1, @make_number)", "expected tuple[int, ...], got @make_number; write @make_number()"),
     ("make_number.scale='a'", "expected float, got 'a' (str)"),
     ("Record.names=[1]", "expected list[str], got 1 (int) at [0]"),
     ("Pair.left='a'", "expected int, got 'a' (str)"),
@@ -85,3 +94,31 @@ def test_types_beyond_the_usual():
     assert gin_literal_types.mismatch("a", type[Part]).startswith("'a' (str)")
     assert gin_literal_types.mismatch([1, "a"], list[int | None]) == "'a' (str) at [1]"
     assert gin_literal_types.mismatch(None, typing.Hashable) == ""
+
+
+class Measures(typing.Protocol):
+    def size(self) -> int: ...
+
+
+class Converts(typing.Protocol):
+    def __call__(self, text: str) -> int: ...
+
+
+class Called(Part):
+    def __call__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("fitting", [type, type[Part], typing.Hashable, typing.Callable, Converts, typing.TypeVar("T")])
+def test_a_reference_that_is_not_called_fits_what_a_class_can_be(fitting):
+    reference = gin_state.ConfigurableReference("Part", evaluate=False)
+    assert gin_literal_types.mismatch(reference, fitting) == ""
+    assert gin_literal_types.mismatch(reference, fitting | None) == ""
+
+
+@pytest.mark.parametrize("unfitting", [Part, Called, Measures, list[int], dict, bool])
+def test_a_reference_that_is_not_called_fits_nothing_else(unfitting):
+    reference = gin_state.ConfigurableReference("Part", evaluate=False)
+    assert gin_literal_types.mismatch(reference, unfitting) == "@Part; write @Part()"
+    assert gin_literal_types.mismatch(reference, unfitting | None) == "@Part; write @Part()"
+    assert gin_literal_types.mismatch(gin_state.ConfigurableReference("Part", evaluate=True), unfitting) == ""

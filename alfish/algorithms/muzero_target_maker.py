@@ -65,11 +65,7 @@ class TargetMaker:
         reanalysis: Reanalysis | None = None,
     ):
         check_td_steps("MuzeroRepresentationImpl.td_steps", td_steps)
-        if reanalysis is not None and not isinstance(reanalysis, Reanalysis):
-            raise ValueError(
-                f"MuzeroRepresentationImpl.reanalysis is {reanalysis!r}; expected None or, in a gin file, @Reanalysis()"
-                " with its parentheses"
-            )
+        _check_called(reanalysis, reward_transform)
         if reanalysis is not None and reanalysis.ratio == 0.0:
             reanalysis = None
         self._actions = actions
@@ -189,6 +185,19 @@ class TargetMaker:
             parameters = torch.zeros((1, self._actions.num_parameters), device=beyond.device)
             drawn = self._actions.sample(parameters, beyond.numel(), math.inf).view_as(action)
         return torch.where(beyond.view(*beyond.shape, *[1] * (action.dim() - beyond.dim())), drawn, action)
+
+
+def _check_called(reanalysis: Reanalysis | None, reward_transform: RewardTransform | None) -> None:
+    if reanalysis is not None and not isinstance(reanalysis, Reanalysis):
+        raise ValueError(
+            f"MuzeroRepresentationImpl.reanalysis is {reanalysis!r}; expected None or, in a gin file, @Reanalysis()"
+            " with its parentheses"
+        )
+    if isinstance(reward_transform, type):
+        raise ValueError(
+            f"MuzeroRepresentationImpl.reward_transform is {reward_transform!r}; expected None or a function, or what a"
+            " class makes: in a gin file, @SignReward() with its parentheses"
+        )
 
 
 def _report(block: Block, info: BatchInfo, searches: Searches) -> dict[str, torch.Tensor]:

@@ -264,6 +264,7 @@ class ReplayBuffer:
 
         Raises:
             ValueError: see `check_state_dict`. Nothing has been changed then.
+            OSError: the disk is full. Nothing has been changed then.
         """
         with self._lock:
             self._check_state(state)

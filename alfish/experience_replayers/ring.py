@@ -209,10 +209,13 @@ class Ring:
 
         Raises:
             ValueError: see `check_state_dict`. Nothing has been changed then.
+            OSError: the storage has no room. Nothing has been changed then.
         """
         self.check_state_dict(state)
         num_added = state["num_added"].numpy().copy()
-        for stored, leaf in zip(self._filled(np.minimum(num_added, self.length)), state["leaves"], strict=True):
+        num_stored = np.minimum(num_added, self.length)
+        self._storage.check_room(int(np.maximum(num_stored - self.num_stored, 0).sum()) * self._row_bytes)
+        for stored, leaf in zip(self._filled(num_stored), state["leaves"], strict=True):
             words_of(stored)[:] = words_of(leaf)
         self.num_added = num_added
 

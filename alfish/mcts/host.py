@@ -31,6 +31,7 @@ from alfish.mcts.expansion import advance
 from alfish.mcts.readout import write_policy
 from alfish.mcts.rule import Answers, Rule, kernel
 from alfish.mcts.tree import NODE_PLACES, TRIED_PLACE, Tree, first_edge, has_logits, node_words
+from alfish.ops.compilation import OPTIONS, compile_cached
 
 PARALLEL_EDGES = 384
 """From this many edges per level (rows * A) on, several threads are faster than one, beside torch's own threads too."""
@@ -220,20 +221,6 @@ def advance_row(table: np.ndarray, row: int, node: int, more: bool) -> None:
                 copy_bytes(source, table[at + GATHERED] + answer * table[at + ROW_BYTES], table[at + ROW_BYTES])
 
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "_nrt": False, "error_model": "numpy"}
-
-
-def compile_cached(function: Callable[..., Any], parallel: bool = False) -> Any:
-    """A version of `function` that is compiled on its first call.
-
-    The machine code is stored for later processes, if a folder can be written.
-    """
-    try:
-        return numba.njit(function, cache=True, parallel=parallel, **_OPTIONS)
-    except RuntimeError:  # numba found no folder for its store.
-        return numba.njit(function, parallel=parallel, **_OPTIONS)
-
-
 @intrinsic
 def _row_call(typing_context: Any, address: Any, table: Any, row: Any, node: Any, more: Any) -> Any:
     """Calls the compiled function of one row at `address`."""
@@ -300,9 +287,9 @@ def _compiled_row() -> Any:
     function = _row_function(SOURCES)
     with event.install_listener("numba:compile", _LogCompilation()):
         try:
-            compiled = numba.cfunc(signature, cache=True, **_OPTIONS)(function)
+            compiled = numba.cfunc(signature, cache=True, **OPTIONS)(function)
         except RuntimeError:  # numba found no folder for its store.
-            compiled = numba.cfunc(signature, **_OPTIONS)(function)
+            compiled = numba.cfunc(signature, **OPTIONS)(function)
     return compiled
 
 

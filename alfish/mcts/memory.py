@@ -39,7 +39,10 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str
 
 @functools.cache
 def _free_blocks() -> dict[tuple[int, int], torch.Tensor]:
-    """Blocks in which there is no tensor, by size and address."""
+    """Blocks in which there is no tensor, by size and address.
+
+    The one state of the process that is kept outside of objects: see the house's rules in docs/architecture.md.
+    """
     return {}
 
 
@@ -58,4 +61,5 @@ def _keep(block: torch.Tensor) -> None:
     blocks = _free_blocks()
     blocks[block.numel(), block.data_ptr()] = block
     while len(blocks) > MOST_BLOCKS or sum(size for size, _ in tuple(blocks)) > MOST_BYTES:
-        blocks.pop(next(iter(tuple(blocks))), None)
+        for oldest in tuple(blocks)[:1]:  # another thread may have taken the last one
+            blocks.pop(oldest, None)

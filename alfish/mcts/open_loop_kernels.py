@@ -15,7 +15,7 @@ import numpy as np
 
 from alfish.mcts import host
 from alfish.mcts.expansion import report_fault, usable_or_zero, write_priors
-from alfish.mcts.host import compile_cached, rule_at, tree_at
+from alfish.mcts.host import rule_at, tree_at
 from alfish.mcts.rule import (
     FAULT_DISCOUNT,
     FAULT_OVERFLOW,
@@ -30,6 +30,7 @@ from alfish.mcts.rule import (
 )
 from alfish.mcts.selection import choose_action, update_untried
 from alfish.mcts.tree import NO_PARENT, UNEXPANDED, Tree
+from alfish.ops.compilation import compile_cached
 
 WRITE_ROOT, BEGIN, ARRIVE, BACK_UP, FINISH = range(5)
 """Phases of a search: its roots; for each simulation the first action, the arrivals, the end; at last the record."""

@@ -1,6 +1,7 @@
 """Observation transforms: between a stored row and an algorithm, the same when acting and when training."""
 
 import gin
+import numpy as np
 import torch
 
 from alfish import nest, specs
@@ -83,7 +84,15 @@ class FrameStack(ObservationTransform):
         def stacked(path: str, spec: specs.TensorSpec) -> specs.TensorSpec:
             if not spec.shape:
                 raise ValueError(f"FrameStack cannot stack the scalar observation {path!r}; give it the shape (1,)")
-            return specs.TensorSpec((num_frames * spec.shape[0], *spec.shape[1:]), spec.dtype)
+            shape = (num_frames * spec.shape[0], *spec.shape[1:])
+            if not isinstance(spec, specs.BoundedTensorSpec):
+                return specs.TensorSpec(shape, spec.dtype)
+            # Bounds say how bytes are scaled and how many values an integer has: of each frame they are the same.
+            low, high = (
+                np.concatenate([np.broadcast_to(bound, spec.shape)] * num_frames)
+                for bound in (spec.minimum, spec.maximum)
+            )
+            return specs.BoundedTensorSpec.from_arrays(shape, spec.dtype, low, high)
 
         self.output_spec = nest.map_with_path(stacked, observation_spec)
 

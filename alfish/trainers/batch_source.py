@@ -355,6 +355,9 @@ class ReplayBatches(BatchSource):
         """Raises a ValueError if the state does not fit the buffer."""
         if state.keys() != {"begun", "buffer"}:
             raise ValueError(f"the checkpoint holds no stored rows, but {sorted(state) or 'nothing'}")
+        begun = state["begun"]
+        if begun.keys() != {"env_steps", "updates"} or not all(isinstance(count, int) for count in begun.values()):
+            raise ValueError(f"the checkpoint's replay began at {begun}; expected counts of env_steps and updates")
         self._buffer.check_state_dict(state["buffer"])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -170,13 +170,23 @@ def test_mixed_values_and_horizons_by_age_against_the_definition():
     check_against_definition(blocks, targets, 2, value_at)
 
 
+BY_AGE = LinearTdStepFunc(15)  # not for Monte-Carlo returns
+
+
 @pytest.mark.parametrize(
-    ("old_steps", "fresh_steps", "full"), [(3, 1, False), (3, 5, True), (-1, 2, False), (2, -1, False), (2, 2, False)]
+    ("old_steps", "fresh_steps", "full", "function"),
+    [
+        (3, 1, False, None),
+        (3, 1, False, BY_AGE),
+        (3, 5, True, None),
+        (3, 5, True, BY_AGE),
+        (2, 2, False, None),
+        (2, 2, False, BY_AGE),
+        (-1, 2, False, None),
+        (2, -1, False, None),
+    ],
 )
-@pytest.mark.parametrize("function", [None, LinearTdStepFunc(15)])
 def test_a_share_is_reanalysed_by_whole_segments(old_steps, fresh_steps, full, function):
-    if function is not None and -1 in (old_steps, fresh_steps):
-        return
     torch.manual_seed(0)
     maker, search, _ = make(
         {"ratio": 0.4, "td_steps": fresh_steps, "full": full}, 2, old_steps, td_steps_function=function

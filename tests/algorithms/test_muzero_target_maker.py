@@ -247,6 +247,7 @@ def test_rows_needed(options, expected):
         ({"value_target": "td"}, "value_target is 'td'; expected 'n_step', 'search' or @MixedValueTarget"),
         ({"value_target": MixedValueTarget}, "value_target is .*class.*expected"),
         ({"reanalysis": Reanalysis}, r"reanalysis is .*class.*; expected None or, .* @Reanalysis\(\)"),
+        ({"reward_transform": SignReward}, r"reward_transform is .*class.*; .* @SignReward\(\) with"),
         ({"td_steps_function": LinearTdStepFunc}, r"td_steps_function is .*class.*; .* @LinearTdStepFunc\(\)"),
         ({"td_steps": -1, "td_steps_function": LinearTdStepFunc(9)}, "td_steps is -1, but td_steps_function"),
         ({"td_steps_function": LinearTdStepFunc(9, 3)}, "td_steps is 2, but td_steps_function.* 3 steps"),

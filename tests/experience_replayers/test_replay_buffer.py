@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from alfish import nest, specs
+from alfish import gin_config, nest, specs
 from alfish.data_structures import RowsNeeded, TailNeeded
 from alfish.experience_replayers.prioritized_sampler import PrioritizedSampler
 from alfish.experience_replayers.replay_buffer import ReplayBuffer
@@ -175,6 +175,21 @@ def test_bad_arguments(experience_spec, changes, message):
     arguments = {"spec": experience_spec, "num_envs": 2, "capacity": 100, "rows_needed": NEEDED} | changes
     with pytest.raises(ValueError, match=message):
         ReplayBuffer(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("binding", "expected"),
+    [
+        ("ReplayBuffer.sampler = @PrioritizedSampler", r"Sampler \| None, got @PrioritizedSampler; write .*r\(\)"),
+        ("RecentMix.sampler = @PrioritizedSampler", r"Sampler \| None, got @PrioritizedSampler; write .*r\(\)"),
+        ("ReplayBuffer.storage = @MappedStorage", r"Storage \| None, got @MappedStorage; write @MappedStorage\(\)"),
+    ],
+)
+def test_parts_that_are_bound_without_parentheses_are_refused_by_name(binding, expected):
+    parts = ("prioritized_sampler", "recent_mix", "replay_buffer", "storage")
+    imports = "".join(f"import alfish.experience_replayers.{part}\n" for part in parts)
+    with pytest.raises(ValueError, match=f"{binding}: expected {expected}"):
+        gin_config.parse_text(imports + binding)
 
 
 def test_a_sampler_that_breaks_the_rules_is_found_out(sampled):

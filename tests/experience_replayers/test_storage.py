@@ -197,6 +197,20 @@ def test_a_disk_that_others_have_filled_refuses_rows_and_changes_nothing(tmp_pat
     assert ring.gather(np.array([7]), np.array([0]))["a"].tolist() == [[7.0, -7.0]]
 
 
+def test_a_state_that_finds_no_room_is_refused_and_changes_nothing(tmp_path, monkeypatch):
+    saved, ring = Ring(SPEC, 2, 4), _ring(tmp_path)
+    saved.append(_window(0, 3))
+    ring.append(_window(5, 1))
+    monkeypatch.setattr(MappedStorage, "_free_bytes", lambda self: 35)
+    with pytest.raises(OSError, match="36 bytes of new rows do not fit on the disk, which has 35 bytes left"):
+        ring.load_state_dict(saved.state_dict())
+    assert ring.num_added.tolist() == [1, 1]
+    assert ring.gather(np.array([0]), np.array([1]))["a"].tolist() == [[5.5, -5.5]]
+    monkeypatch.setattr(MappedStorage, "_free_bytes", lambda self: 36)
+    ring.load_state_dict(saved.state_dict())
+    assert ring.gather(np.array([2]), np.array([1]))["a"].tolist() == [[2.5, -2.5]]
+
+
 def test_what_an_earlier_run_takes_counts_as_available(tmp_path):
     storage = MappedStorage(tmp_path / "not" / "there")
     disk = os.statvfs(tmp_path)

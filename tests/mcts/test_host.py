@@ -39,20 +39,6 @@ def run_search(environment, folder):
     return ran.stderr
 
 
-def test_where_nothing_can_be_written_the_kernels_are_compiled_without_a_store(monkeypatch):
-    calls = []
-
-    def njit(function, **options):
-        calls.append(options)
-        if options.pop("cache", False):
-            raise RuntimeError("cannot cache function: no locator available")
-        return function
-
-    monkeypatch.setattr(host.numba, "njit", njit)
-    assert host.compile_cached(host.advance_row) is host.advance_row
-    assert len(calls) == 2
-
-
 def test_the_first_process_compiles_with_one_line_and_the_next_loads_from_the_users_folder(tmp_path):
     package = tmp_path / "site"
     shutil.copytree(Path(alfish.__file__).parent, package / "alfish", ignore=shutil.ignore_patterns("__pycache__"))

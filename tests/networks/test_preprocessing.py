@@ -1,9 +1,12 @@
 """Observation transforms: what is seen when acting equals what is seen in training."""
 
+import math
+
 import pytest
 import torch
 
 from alfish import specs
+from alfish.networks.mlp import ObservationFlattener
 from alfish.networks.preprocessing import FrameStack, ObservationTransform, episode_begins
 
 SPEC = {"frame": specs.TensorSpec((1, 2), torch.uint8), "vector": specs.TensorSpec((3,))}
@@ -23,6 +26,29 @@ def test_frame_stack_spec():
     assert transform.output_spec["frame"].shape == (3, 2)
     assert transform.output_spec["vector"].shape == (9,)
     assert transform.past_rows == 2
+
+
+def test_frame_stack_keeps_bounds():
+    spec = {
+        "board": specs.BoundedTensorSpec((1, 2), torch.uint8, 0, 1),
+        "vector": specs.BoundedTensorSpec((2,), torch.float32, (-1.0, -math.inf), 2.5),
+        "choices": specs.BoundedTensorSpec((1,), torch.int64, 3, 5),
+    }
+    assert FrameStack(spec, num_frames=2).output_spec == {
+        "board": specs.BoundedTensorSpec((2, 2), torch.uint8, 0, 1),
+        "vector": specs.BoundedTensorSpec((4,), torch.float32, (-1.0, -math.inf, -1.0, -math.inf), 2.5),
+        "choices": specs.BoundedTensorSpec((2,), torch.int64, 3, 5),
+    }
+
+
+def test_networks_read_stacked_numbers_as_they_read_single_ones():
+    spec = {
+        "board": specs.BoundedTensorSpec((2,), torch.uint8, 0, 1),
+        "choice": specs.BoundedTensorSpec((1,), torch.int64, 3, 5),
+    }
+    stacked = {"board": torch.tensor([[0, 1, 1, 0]], dtype=torch.uint8), "choice": torch.tensor([[3, 5]])}
+    flattened = ObservationFlattener(FrameStack(spec, num_frames=2).output_spec)(stacked)
+    assert flattened.tolist() == [[0, 1, 1, 0, 1, 0, 0, 0, 0, 1]]
 
 
 def test_frame_stack_repeats_the_first_frame_and_forgets_the_last_episode():

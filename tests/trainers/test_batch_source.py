@@ -130,6 +130,13 @@ def test_replay_state_round_trip():
         assert (leaf == found).all(), path
 
 
+@pytest.mark.parametrize("begun", [{}, {"env_steps": 3}, {"env_steps": 3, "updates": "many"}])
+def test_a_state_that_began_nowhere_is_refused(begun):
+    source = make_replay(make()[0])
+    with pytest.raises(ValueError, match="replay began at .*; expected counts of env_steps and updates"):
+        source.check_state_dict(source.state_dict() | {"begun": begun})
+
+
 @pytest.mark.parametrize("transform", [ObservationTransform, lambda spec: FrameStack(spec, num_frames=3)])
 def test_examples_look_like_batches(transform):
     context, engine = make(transform)
