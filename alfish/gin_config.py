@@ -228,9 +228,12 @@ class _Reader:
             for reference in gin_tables.references(resolved):
                 if reference.config_key == ("gin.REQUIRED", "gin.constant"):
                     raise ConfigError(f"{place}: {_must_be_set([name])}")
-                missing = gin_tables.missing_arguments(reference)
-                if missing:
-                    raise ConfigError(f"{place}: {_must_be_set(missing)}")
+                problem = gin_literal_types.brackets_problem(key, reference)
+                if not problem and (reference.evaluate or gin_literal_types.called_without_arguments(key)):
+                    missing = gin_tables.missing_arguments(reference)
+                    problem = _must_be_set(missing) if missing else ""
+                if problem:
+                    raise ConfigError(f"{place}: {problem}")
             problem = gin_literal_types.type_problem(key, resolved)
             if problem:
                 origin = self._where.get((gin_tables.macro_name(value), "gin.macro", "value"))

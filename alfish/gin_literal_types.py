@@ -7,9 +7,11 @@ not refuse what is right.
 """
 
 import collections.abc
+import inspect
 import re
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from gin import config as gin_state
@@ -26,18 +28,72 @@ _PLAIN[float] = (int, float)
 
 def type_problem(key: ConfigKey, value: Any) -> str:
     """What is wrong with the type of a bound value; `""` if nothing is, or if nothing is known about it."""
-    configurable = gin_tables.find_configurable(key[1])
-    parameter = gin_tables.parameters_of(configurable).get(key[2])
+    parameter = gin_tables.parameters_of(gin_tables.find_configurable(key[1])).get(key[2])
     if parameter is None or (value is None and parameter.default is None):
         return ""
-    try:  # only this parameter's annotation: the others may have names that exist for type checkers only
-        only = types.SimpleNamespace(__annotations__={key[2]: parameter.annotation})
-        annotation = typing.get_type_hints(only, globalns=gin_tables.constructor(configurable).__globals__)[key[2]]
-    except Exception:  # an annotation is any expression, and can fail in any way
-        return ""
-    problem = "" if annotation is parameter.empty else mismatch(value, annotation)
+    annotation = _annotation(key)
+    problem = mismatch(value, annotation)
     shown = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     return f"expected {re.sub(r'(?:[a-z_]+[.])+', '', shown)}, got {problem}" if problem else ""
+
+
+def brackets_problem(key: ConfigKey, reference: gin_state.ConfigurableReference) -> str:
+    """What is wrong with the brackets of a reference in the value of `key`; `""` if nothing is, or is known.
+
+    Where the code itself calls what is bound, a constructor say, `@Name()` would call it too early.
+    """
+    wrapped = reference.configurable.wrapped
+    makers = list(_callables_in(_annotation(key)))
+    if not reference.evaluate or not makers or reference.configurable.module == "gin":
+        return ""
+    missing = bool(gin_tables.missing_arguments(reference))
+    if not all(_called_too_early(wrapped, maker, missing) for maker in makers):
+        return ""
+    return f"the code that uses it calls it itself; write {repr(reference).removesuffix('()')} without the brackets"
+
+
+def called_without_arguments(key: ConfigKey) -> bool:
+    """Whether the code calls what is bound without arguments of its own, so that all it needs must be bound as well."""
+    makers = list(_callables_in(_annotation(key)))
+    return bool(makers) and all((typing.get_args(maker) or (...,))[0] == [] for maker in makers)
+
+
+def _annotation(key: ConfigKey) -> Any:
+    """The annotation of a parameter; Any if there is none, or it is not understood."""
+    configurable = gin_tables.find_configurable(key[1])
+    parameter = gin_tables.parameters_of(configurable).get(key[2])
+    if parameter is None or parameter.annotation is parameter.empty:
+        return Any
+    try:  # only this parameter's annotation: the others may have names that exist for type checkers only
+        only = types.SimpleNamespace(__annotations__={key[2]: parameter.annotation})
+        return typing.get_type_hints(only, globalns=gin_tables.constructor(configurable).__globals__)[key[2]]
+    except Exception:  # an annotation is any expression, and can fail in any way
+        return Any
+
+
+def _callables_in(annotation: Any) -> Iterator[Any]:
+    """The `Callable[...]` that an annotation wants, for itself or in a sequence; none where something else may do."""
+    origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if origin is collections.abc.Callable:
+        yield annotation
+    elif origin in (typing.Union, types.UnionType):
+        choices = [choice for choice in arguments if typing.get_origin(choice) is not typing.Literal]
+        found = [list(_callables_in(choice)) for choice in choices if choice is not types.NoneType]
+        yield from (maker for makers in found for maker in makers if all(found))
+    elif origin in (list, collections.abc.Sequence) or (origin is tuple and arguments[1:] == (...,)):
+        yield from _callables_in(arguments[0] if arguments else Any)
+
+
+def _called_too_early(wrapped: Any, maker: Any, missing: bool) -> bool:
+    """Whether calling a configurable cannot give what a `Callable[...]` wants; `missing`: it lacks arguments."""
+    arguments, result = typing.get_args(maker) or (..., Any)
+    if not inspect.isclass(wrapped):
+        return missing
+    no_forward = getattr(getattr(wrapped, "forward", None), "__name__", "") == "_forward_unimplemented"  # torch's
+    if no_forward or not any("__call__" in vars(base) for base in wrapped.__mro__):
+        return True
+    is_known = inspect.isclass(result) and result is not object and not getattr(result, "_is_protocol", False)
+    return (missing and arguments is ...) or (is_known and issubclass(wrapped, result))
 
 
 def mismatch(value: Any, annotation: Any, place: str = "") -> str:

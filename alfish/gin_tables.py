@@ -177,13 +177,13 @@ def check_parameter(key: ConfigKey) -> None:
 
 
 def missing_arguments(reference: gin_state.ConfigurableReference) -> list[str]:
-    """Names of the parameters that the call `@Name()` needs and that no binding sets."""
+    """Names of the parameters that a call without arguments, as in `@Name()`, needs and that no binding sets."""
     configurable, function = reference.configurable, constructor(reference.configurable)
     own = configurable.wrapped
     if inspect.isclass(own):
         own = vars(own).get(function.__name__)
     foreign = function is not own and getattr(own, "__wrapped__", None) is not function
-    if not reference.evaluate or foreign or configurable.module == "gin" or configurable.is_method:
+    if foreign or configurable.module == "gin" or configurable.is_method:
         return []  # the code may give the arguments, or another wrapper, or the configurable that it inherits from
     # Without a scope of its own, gin keeps the caller's, which can be any.
     scopes = _outer_scopes("/".join(reference.scopes)) if reference.scopes else None

@@ -29,7 +29,7 @@ class Learner:
         mode: Literal["fast", "slow", 3] = "fast",
         either: int | str = 1,
         sequence: collections.abc.Sequence[str] = (),
-        make: collections.abc.Callable[[], Any] | None = None,
+        make: collections.abc.Callable[..., Any] | None = None,
         network: object = None,
         strange: "NotDefinedAnywhere" = None,  # type: ignore[name-defined]  # noqa: F821
         anything: Any = None,

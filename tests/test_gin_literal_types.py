@@ -96,6 +96,61 @@ def test_types_beyond_the_usual():
     assert gin_literal_types.mismatch(None, typing.Hashable) == ""
 
 
+SUPPORT = "import alfish.models.simple_mcts_model\nimport alfish.ops.scalar_supports\n"
+LEARNER = (
+    "import alfish.algorithms.muzero_algorithm\nimport alfish.algorithms.muzero_priorities\n"
+    "import alfish.networks.augmentation\nimport alfish.networks.consistency_heads\n"
+    "import alfish.ops.reward_transforms\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("imports", "binding"),
+    [
+        (SUPPORT, "SimpleMCTSModel.value_support = @QuantileSupport()\nQuantileSupport.num_quantiles = 8"),
+        (SUPPORT, "SimpleMCTSModel.value_support = @QuantileSupport()"),
+        (SUPPORT, "SimpleMCTSModel.reward_support = @reward/SquaredSupport()"),
+        (LEARNER, "MuzeroRepresentationImpl.augmentation = @RandomShift()"),
+        (LEARNER, "MuzeroRepresentationImpl.augmentation = (@RandomShift, @RandomIntensity())"),
+        (LEARNER, "MuzeroRepresentationImpl.consistency = @SimSiamHeads()"),
+        (LEARNER, "MuzeroRepresentationImpl.priority_function = @loss_priority()"),
+        (LEARNER, "Reanalysis.algorithm = @MCTSAlgorithm()"),
+        (LEARNER, "MuzeroAlgorithm.representation = @MuzeroRepresentationImpl()"),
+    ],
+)
+def test_brackets_where_the_code_calls_what_is_bound(imports, binding):
+    with pytest.raises(gin_config.ConfigError) as error:
+        gin_config.parse_text(f"{imports}{binding}\n")
+    reference = binding.split("\n")[0].replace("(@RandomShift, ", "").rpartition(" ")[2].rstrip(")").rstrip("(")
+    assert str(error.value).endswith(f"the code that uses it calls it itself; write {reference} without the brackets")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("imports", "binding"),
+    [
+        (SUPPORT, "SimpleMCTSModel.value_support = @SquaredSupport"),
+        (LEARNER, "MuzeroRepresentationImpl.augmentation = (@RandomShift, @RandomIntensity)"),
+        (LEARNER, "MuzeroRepresentationImpl.priority_function = @loss_priority"),
+        (LEARNER, "MuzeroRepresentationImpl.reward_transform = @SignReward()"),
+    ],
+)
+def test_references_with_the_brackets_that_they_need(imports, binding):
+    gin_config.parse_text(f"{imports}{binding}\n")
+
+
+def test_what_the_code_calls_without_arguments_must_be_bound():
+    with pytest.raises(
+        gin_config.ConfigError, match=r"value_support = @QuantileSupport: QuantileSupport\.num_quantiles"
+    ):
+        gin_config.parse_text(f"{SUPPORT}SimpleMCTSModel.value_support = @QuantileSupport\n")
+    with pytest.raises(gin_config.ConfigError, match=r"value/QuantileSupport\.num_quantiles must be set"):
+        gin_config.parse_text(
+            f"{SUPPORT}SimpleMCTSModel.value_support = @value/QuantileSupport\n"
+            "reward/QuantileSupport.num_quantiles = 8\n"
+        )
+
+
 class Measures(typing.Protocol):
     def size(self) -> int: ...
 

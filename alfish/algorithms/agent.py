@@ -36,6 +36,9 @@ class Agent(Algorithm):
     Attributes:
         representation: the learner.
         algorithm: what acts.
+
+    Raises:
+        ValueError: `algorithm` makes another Agent, or `representation` makes something else.
     """
 
     def __init__(
@@ -47,9 +50,21 @@ class Agent(Algorithm):
     ):
         super().__init__(observation_spec, action_spec)
         self.representation = representation(observation_spec=observation_spec, action_spec=action_spec)
+        if not isinstance(self.representation, MuzeroRepresentationLearner):
+            name = type(self.representation).__name__
+            raise ValueError(
+                f"Agent.representation makes a {name}; expected a MuzeroRepresentationLearner: set Agent.representation"
+                f" = @MuzeroRepresentationLearner, and its representation if it learns by {name}"
+            )
         self.algorithm = algorithm(observation_spec=self.representation.latent_spec, action_spec=action_spec)
+        if isinstance(self.algorithm, Agent):
+            raise ValueError(
+                "Agent.algorithm makes another Agent; there is one representation only. Bind Agent.algorithm to what "
+                "acts on its latents, such as @PPOAlgorithm"
+            )
         self.representation.use_acting_algorithm(self.algorithm)
         self.on_policy = self.algorithm.on_policy
+        self.gives_priorities = self.algorithm.gives_priorities
         self.trains_on_last_rows = self.algorithm.trains_on_last_rows
         self.acting_phase = self.algorithm.acting_phase
 

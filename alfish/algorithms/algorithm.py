@@ -24,11 +24,13 @@ class Algorithm(torch.nn.Module):
     Attributes:
         on_policy: True if it must be trained on the fresh window only.
         trains_on_last_rows: False leaves LAST rows, whose action is ignored, out of the loss.
+        gives_priorities: True if `calc_loss` gives `LossInfo.priority`, by which a replay may draw.
         acting_phase: what `rollout_step` is called in the time split of the summary.
     """
 
     on_policy: bool = False
     trains_on_last_rows: bool = False
+    gives_priorities: bool = False
     acting_phase: str = "act"
 
     def __init__(self, observation_spec: nest.Nest, action_spec: nest.Nest):

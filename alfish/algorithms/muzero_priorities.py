@@ -6,11 +6,15 @@ from typing import Literal, get_args
 import gin
 import torch
 
+from alfish import nest
 from alfish.algorithms.muzero_losses import UnrollInfo
 from alfish.models.mcts_model import MCTSModel
 
 PriorityFunction = Callable[[MCTSModel, UnrollInfo, torch.Tensor], torch.Tensor]
-"""From the model, what the loss was made from and the loss `[B, T]` to priorities `[B, T]` of at least 0."""
+"""From the model, what the loss was made from and the loss `[B, T]` to priorities `[B, T]` of at least 0.
+
+Its tensors are those that the loss and the report are made of: it must not write to them. That is checked.
+"""
 
 PriorityName = Literal["value_error", "loss"]
 
@@ -57,5 +61,26 @@ def make_priority_function(chosen: PriorityName | PriorityFunction) -> PriorityF
 def segment_priority(
     function: PriorityFunction, model: MCTSModel, info: UnrollInfo, loss: torch.Tensor
 ) -> torch.Tensor:
-    """The priority `[B]` of each sampled segment: the mean over its T rows."""
-    return function(model, info, loss.detach()).mean(dim=1)
+    """The priority `[B]` of each sampled segment: the mean over its T rows.
+
+    Raises:
+        ValueError: what the function returns is no floating-point tensor `[B, T]`, or it wrote to its arguments.
+    """
+    given = [leaf for leaf in nest.leaves((info, loss)) if isinstance(leaf, torch.Tensor)]
+    versions = [leaf._version for leaf in given]
+    priority = function(model, info, loss.detach())
+    name = getattr(function, "__name__", type(function).__name__)
+    if [leaf._version for leaf in given] != versions:
+        raise ValueError(
+            f"priority_function {name} writes to the tensors that it is given, which the loss is made of; let it work"
+            " on copies (loss.clone())"
+        )
+    expected = f"expected a floating-point tensor of the shape {tuple(loss.shape)}, one priority for each row"
+    if not isinstance(priority, torch.Tensor):
+        raise ValueError(f"priority_function {name} returns a {type(priority).__name__}; {expected}")
+    if priority.shape != loss.shape or not priority.is_floating_point():
+        raise ValueError(
+            f"priority_function {name} returns a tensor of the shape {tuple(priority.shape)} and {priority.dtype};"
+            f" {expected}"
+        )
+    return priority.mean(dim=1)

@@ -61,7 +61,7 @@ class MuzeroRepresentationImpl(Algorithm):
         reward_loss_weight: of the reward loss.
         policy_loss_weight: of the policy loss.
         game_over_loss_weight: of the loss of the game-over head.
-        consistency_loss_weight: of the consistency loss; EfficientZero has 2.
+        consistency_loss_weight: of the consistency loss; None for 2, as EfficientZero has it. Goes with `consistency`.
         chance_loss_weight: of the outcomes and values that afterstates predict.
         commitment_loss_weight: of the distance of the chance encoder's output from its code.
         reward_transform: applied to the stored rewards before anything else, for example `@SignReward()`; None
@@ -106,7 +106,7 @@ class MuzeroRepresentationImpl(Algorithm):
         reward_loss_weight: float = 1.0,
         policy_loss_weight: float = 1.0,
         game_over_loss_weight: float = 1.0,
-        consistency_loss_weight: float = 2.0,
+        consistency_loss_weight: float | None = None,
         chance_loss_weight: float = 1.0,
         commitment_loss_weight: float = 0.25,
         reward_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -127,17 +127,20 @@ class MuzeroRepresentationImpl(Algorithm):
         check_at_least("MuzeroRepresentationImpl.report_interval", report_interval, 1)
         _check_settings(discount, recurrent_gradient_scale)
         of_heads = (value_loss_weight, reward_loss_weight, policy_loss_weight, game_over_loss_weight)
-        self._weights = _checked_weights(*of_heads, consistency_loss_weight, chance_loss_weight, commitment_loss_weight)
+        of_consistency = _consistency_weight(consistency_loss_weight, consistency is not None)
+        self._weights = _checked_weights(*of_heads, of_consistency, chance_loss_weight, commitment_loss_weight)
         self.discount = discount
         self.model = model(observation_spec, action_spec)
         self._actions = sampled_policy_of(self.model, action_spec)
         self._gradient_scale = recurrent_gradient_scale
         self._train_policy = train_policy
         self._priority_function = None if priority_function is None else make_priority_function(priority_function)
+        self.gives_priorities = priority_function is not None
         self._augment = None if augmentation is None else make_augmentation(augmentation, observation_spec)
         self._consistency = None if consistency is None else consistency(self._latent_size())
         self._mixed_precision = mixed_precision
         self._report_interval = report_interval
+        self.reanalyzes = reanalysis is not None and reanalysis.ratio > 0.0
         self._target_update = target_update
         self._target_model = None if target_update is None else copy.deepcopy(self.model).requires_grad_(False)
         needs_observations = consistency is not None or self.model.num_outcomes > 0
@@ -264,6 +267,15 @@ def _checked_weights(*weights: float) -> dict[str, float]:
                 f"MuzeroRepresentationImpl.{name}_loss_weight is {weight}; it must be a finite number of at least 0"
             )
     return dict(zip(_WEIGHTS, weights, strict=True))
+
+
+def _consistency_weight(weight: float | None, has_heads: bool) -> float:
+    if weight is not None and not has_heads:
+        raise ValueError(
+            f"MuzeroRepresentationImpl.consistency_loss_weight is {weight}, but there is no consistency loss; set"
+            " MuzeroRepresentationImpl.consistency = @SimSiamHeads, or leave the weight out"
+        )
+    return 2.0 if weight is None else weight
 
 
 def _check_settings(discount: float, recurrent_gradient_scale: float) -> None:

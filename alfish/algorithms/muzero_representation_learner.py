@@ -54,6 +54,9 @@ class MuzeroRepresentationLearner(Algorithm):
     Attributes:
         impl: what learns the model.
         latent_spec: of a latent, the observation spec of the next algorithm.
+
+    Raises:
+        ValueError: rows are to be reanalysed although nothing is learned.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class MuzeroRepresentationLearner(Algorithm):
         self.impl = representation(observation_spec, action_spec)
         self._training = training
         if training is None:
+            _check_frozen(self.impl)
             self.impl.requires_grad_(False)
         self.latent_spec = self._find_latent_spec()
 
@@ -94,3 +98,11 @@ class MuzeroRepresentationLearner(Algorithm):
     def rollout_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
         """The latents `[B, ...]` of rows `[B]`."""
         return self.impl.rollout_step(time_step, state)
+
+
+def _check_frozen(impl: MuzeroRepresentationImpl) -> None:
+    if impl.reanalyzes:
+        raise ValueError(
+            "MuzeroRepresentationImpl.reanalysis is given, but MuzeroRepresentationLearner.training is None: nothing is"
+            " learned from rows that are searched anew; set reanalysis = None, or give training"
+        )

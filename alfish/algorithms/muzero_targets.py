@@ -22,7 +22,8 @@ class Block(NamedTuple):
         rows: `[B, L]`; the observation may have fewer, but at least as many as are read.
         end_row: `[B, L]` int64, E.
         over: `[B, L]` bool, the game is over: c is E(c) and d[c] = 0. A row before the end of its episode may have a
-            discount of 0 as well (a lost life); there the game goes on.
+            discount of 0 as well (a lost life); there the game goes on. While such a row is the newest one of an open
+            episode it is E, and counts as over: nothing stored tells what follows.
         num_starts: T.
         num_rows: N = T + R.
     """

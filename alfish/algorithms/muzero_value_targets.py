@@ -72,7 +72,8 @@ class ValueTargets:
         if target_model is not None and fresh_td_steps is None and "network" not in self._sources:
             raise ValueError(
                 "MuzeroRepresentationImpl.target_update is given, but nothing asks a target network: there is no"
-                " reanalysis, and value targets are not n-step returns; set target_update = None"
+                " reanalysis, and value targets are not n-step returns; set target_update = None (a run that was begun"
+                " with a target network cannot go on without; begin a new one with Experiment.initial_weights)"
             )
         self._discount = discount
         self._predicts_reward = predicts_reward

@@ -91,5 +91,9 @@ def duration(seconds: float) -> str:
 
 def _replay_size(trainer: Trainer) -> str:
     memory, disk = trainer.replay_size
-    parts = [f"{memory / 1e6:,.1f} MB"] * (memory > 0) + [f"{disk / 1e6:,.1f} MB on disk"] * (disk > 0)
+    parts = [_megabytes(memory)] * (memory > 0) + [f"{_megabytes(disk)} on disk"] * (disk > 0)
     return f"{', '.join(parts)} when full" if parts else "none"
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:,.1f} kB"

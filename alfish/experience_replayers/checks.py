@@ -30,6 +30,23 @@ def check_stored(position: np.ndarray, env_id: np.ndarray, oldest: np.ndarray, n
         )
 
 
+def check_part(name: str, given: Any, protocol: type) -> None:
+    """Checks that a piece that a user has chosen has all members of its protocol.
+
+    Raises:
+        ValueError: it is a class, or something else altogether; says what was given.
+    """
+    if isinstance(given, type):
+        raise ValueError(
+            f"{name} is the class {given.__name__}; expected an instance: {given.__name__}(…), in a gin file "
+            f"@{given.__name__}() with its parentheses"
+        )
+    members = {*vars(protocol), *protocol.__annotations__}
+    missing = sorted(member for member in members if not member.startswith("_") and not hasattr(given, member))
+    if missing:
+        raise ValueError(f"{name} is {given!r}, which is no {protocol.__name__}: it has no {', '.join(missing)}")
+
+
 def check_keys(state: dict[str, Any], own: dict[str, Any], what: str) -> None:
     """Checks that a state has the keys of one's own.
 

@@ -9,39 +9,44 @@ from alfish.data_structures import StepType
 from alfish.experience_replayers.checks import check_keys, check_num_added, check_stored, check_tensors
 from alfish.ops.compilation import compile_cached
 
-_OPEN = np.iinfo(np.int64).max
+_MODULUS = 1 << 32
+"""Of positions in the table: four bytes each, and the rows that ask are far nearer to them than that."""
 
 
 class EpisodeIndex:
-    """Begin and end positions of the episodes of the rows in a ring of the same length.
+    """Where the episodes of the rows in a ring of the same length begin and end.
 
     An episode begins at a FIRST row and at a row that follows a LAST row (a cut may leave an episode with its LAST row
     only). It ends at its LAST row; while it is open, at the newest row of its environment.
 
-    Every stored row knows its episode's number, modulo L + 1: L stored rows belong to at most L episodes, and one more
-    is the one before them that an append may close. A table by that number holds begin and end. So an append costs
-    O(T E), however long the episodes are that it closes.
+    Every stored row knows its episode's number, modulo L, since L stored rows belong to at most L episodes. A table by
+    that number holds where each begins; it ends before the next one does. So an append costs O(T E), however long the
+    episodes are that it closes.
 
     Args:
         num_envs: B.
-        length: L, rows per environment.
+        length: L, rows per environment; below 2^31.
+
+    Raises:
+        ValueError: `length` is not.
     """
 
     def __init__(self, num_envs: int, length: int):
+        if length > np.iinfo(np.int32).max:
+            raise ValueError(f"EpisodeIndex.length is {length} rows per environment; it must be below 2^31")
         self._num_envs = num_envs
         self._length = length
         self._num_added = np.zeros(num_envs, np.int64)
         # np.zeros takes memory only as it is written, as np.empty does, and leaves no garbage in a checkpoint.
-        self._entry = np.zeros((length, num_envs), np.int64)
-        self._begin = np.zeros((length + 1, num_envs), np.int64)
-        self._end = np.zeros((length + 1, num_envs), np.int64)
+        self._entry = np.zeros((length, num_envs), np.int32)
+        self._begin = np.zeros((length, num_envs), np.uint32)  # modulo 2^32
         self._number = np.zeros(num_envs, np.int64)
         self._after_last = np.ones(num_envs, np.bool_)
 
     @staticmethod
     def predicted_bytes(num_envs: int, length: int) -> int:
         """Bytes that the index takes when every row is an episode of its own."""
-        return ((3 * length + 4) * 8 + 1) * num_envs
+        return (8 * length + 2 * 8 + 1) * num_envs
 
     @property
     def num_added(self) -> np.ndarray:
@@ -62,18 +67,11 @@ class EpisodeIndex:
         follows_last = np.concatenate([self._after_last[None, envs], is_last[:-1]])
         begins = (step_type == StepType.FIRST) | follows_last
         number = self._number[envs] + np.cumsum(begins, axis=0)
-        entry = number % (self._length + 1)
+        entry = number % self._length
         position = self._num_added[envs] + np.arange(num_rows)[:, None]
         self._entry[position % self._length, np.arange(first_env, first_env + num_envs)] = entry
-
-        # All begins before all ends: a window may open, and close, an episode whose predecessor it closes too.
         row, env = np.nonzero(begins)
-        self._begin[entry[row, env], first_env + env] = position[row, env]
-        self._end[entry[row, env], first_env + env] = _OPEN
-        self._end[(number[row, env] - 1) % (self._length + 1), first_env + env] = position[row, env] - 1
-        row, env = np.nonzero(is_last)
-        self._end[entry[row, env], first_env + env] = position[row, env]
-
+        self._begin[entry[row, env], first_env + env] = position[row, env] % _MODULUS
         self._number[envs] = number[-1]
         self._after_last[envs] = is_last[-1]
         self._num_added[envs] += num_rows
@@ -88,7 +86,8 @@ class EpisodeIndex:
         Raises:
             ValueError: a row is not stored.
         """
-        return self._begin[self._entries(position, env_id), env_id]
+        begin = self._begin[self._entries(position, env_id), env_id]
+        return position - (position - begin) % _MODULUS
 
     def end(self, position: np.ndarray, env_id: np.ndarray) -> np.ndarray:
         """The position of the last row of each row's episode; the environment's newest row's if the episode is open.
@@ -100,7 +99,10 @@ class EpisodeIndex:
         Raises:
             ValueError: a row is not stored.
         """
-        return np.minimum(self._end[self._entries(position, env_id), env_id], self._num_added[env_id] - 1)
+        entry = self._entries(position, env_id)
+        next_begin = self._begin[(entry + 1) % self._length, env_id]
+        is_newest = entry == self._number[env_id] % self._length
+        return np.where(is_newest, self._num_added[env_id] - 1, position + (next_begin - position) % _MODULUS - 1)
 
     def blocks(
         self, position: np.ndarray, env_id: np.ndarray, past: int, segment_length: int, future: int
@@ -122,7 +124,7 @@ class EpisodeIndex:
         """
         block = np.empty((len(position), past + segment_length + future), np.int64)
         end = np.empty(len(position), np.int64)
-        tables = self._entry, self._begin, self._end, self._num_added
+        tables = self._entry, self._begin, self._number, self._num_added
         if not _write_blocks(position, env_id, *tables, past, segment_length, block, end):
             self._entries(position, env_id)
             self._entries(position + segment_length - 1, env_id)
@@ -149,9 +151,8 @@ class EpisodeIndex:
         return {"num_added": torch.from_numpy(self._num_added), "arrays": self._filled(self._num_added, self._number)}
 
     def _filled(self, num_added: np.ndarray, number: np.ndarray) -> list[torch.Tensor]:
-        num_episodes = min(self._length, int(number.max())) + 1
-        table = [self._begin[:num_episodes], self._end[:num_episodes]]
-        arrays = [number, self._after_last, self._entry[: min(int(num_added.max()), self._length)], *table]
+        num_rows, num_episodes = min(int(num_added.max()), self._length), min(int(number.max()) + 1, self._length)
+        arrays = [number, self._after_last, self._entry[:num_rows], self._begin[:num_episodes].view(np.int32)]
         return [torch.from_numpy(array) for array in arrays]
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
@@ -176,8 +177,8 @@ class EpisodeIndex:
             )
         check_tensors(arrays, self._filled(num_added, number), "EpisodeIndex")
         entry = arrays[2]
-        if entry.numel() and not 0 <= int(entry.min()) <= int(entry.max()) <= self._length:
-            raise ValueError(f"EpisodeIndex: an entry is not in [0, {self._length}]; the state is damaged")
+        if entry.numel() and not 0 <= int(entry.min()) <= int(entry.max()) < self._length:
+            raise ValueError(f"EpisodeIndex: an entry is not in [0, {self._length}); the state is damaged")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` returned; copies into the own arrays.
@@ -186,11 +187,11 @@ class EpisodeIndex:
             ValueError: see `check_state_dict`. Nothing has been changed then.
         """
         self.check_state_dict(state)
-        number, after_last, entry, begin, end = (tensor.numpy() for tensor in state["arrays"])
+        number, after_last, entry, begin = (tensor.numpy() for tensor in state["arrays"])
         self._number = number.copy()
         self._after_last = after_last.copy()
-        for table, saved in ((self._entry, entry), (self._begin, begin), (self._end, end)):
-            table[: len(saved)] = saved
+        self._entry[: len(entry)] = entry
+        self._begin[: len(begin)] = begin.view(np.uint32)
         self._num_added = state["num_added"].numpy().copy()
 
 
@@ -200,7 +201,7 @@ def _write_blocks(
     env_id: np.ndarray,
     entry: np.ndarray,
     begin: np.ndarray,
-    end: np.ndarray,
+    number: np.ndarray,
     num_added: np.ndarray,
     past: int,
     segment_length: int,
@@ -212,8 +213,10 @@ def _write_blocks(
         env, first, last = env_id[i], position[i], position[i] + segment_length - 1
         if env < 0 or env >= num_envs or first < max(0, num_added[env] - length) or last >= num_added[env]:
             return False
-        lowest = begin[entry[first % length, env], env]
-        highest = min(end[entry[last % length, env], env], num_added[env] - 1)
+        lowest = first - (first - np.int64(begin[entry[first % length, env], env])) % _MODULUS
+        episode, highest = entry[last % length, env], num_added[env] - 1
+        if episode != number[env] % length:
+            highest = last + (np.int64(begin[(episode + 1) % length, env]) - last) % _MODULUS - 1
         for k in range(block.shape[1]):
             block[i, k] = min(max(first - past + k, lowest), highest)
         block_end[i] = highest

@@ -52,6 +52,8 @@ class PrioritizedSampler:
         ValueError: an argument is out of range.
     """
 
+    draws_by_priority = True
+
     def __init__(
         self, alpha: float | Schedule = gin.REQUIRED, beta: float | Schedule = gin.REQUIRED, epsilon: float = 1e-6
     ):

@@ -6,6 +6,7 @@ import gin
 import numpy as np
 
 from alfish.checks import check_at_least
+from alfish.experience_replayers.checks import check_part
 from alfish.experience_replayers.samplers import (
     AllowedRows,
     Drawn,
@@ -34,7 +35,7 @@ class RecentMix:
             recent_rows / B, rounded up, of those that are allowed.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or `sampler` is no sampler.
     """
 
     def __init__(
@@ -44,6 +45,8 @@ class RecentMix:
             raise ValueError(f"RecentMix.recent_ratio is {recent_ratio}; expected a share of the batch, from 0 to 1")
         check_at_least("RecentMix.recent_rows", recent_rows, 1)
         self._sampler = UniformSampler() if sampler is None else sampler
+        check_part("RecentMix.sampler", self._sampler, Sampler)
+        self.draws_by_priority = self._sampler.draws_by_priority
         self._recent_ratio = recent_ratio
         self._recent_rows = recent_rows
         self._recent = AllowedRows()

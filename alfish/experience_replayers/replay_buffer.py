@@ -5,17 +5,18 @@ from typing import Any, NamedTuple
 
 import gin
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from alfish.checks import check_at_least
 from alfish.data_structures import BatchInfo, Experience, RowsNeeded, TimeStep
 from alfish.experience_replayers.blocks import Blocks
-from alfish.experience_replayers.checks import check_keys
+from alfish.experience_replayers.checks import check_keys, check_part
 from alfish.experience_replayers.episode_index import EpisodeIndex
 from alfish.experience_replayers.ring import Ring
 from alfish.experience_replayers.samplers import SampledRows, Sampler, UniformSampler
 from alfish.experience_replayers.sizes import ReplayBytes, check_size, predicted_bytes
-from alfish.experience_replayers.storage import MemoryStorage, Storage
+from alfish.experience_replayers.storage import Disk, MemoryStorage, Storage
 
 
 class ReplayBatch(NamedTuple):
@@ -65,10 +66,12 @@ class ReplayBuffer:
     Attributes:
         capacity: rows that are kept, as rounded.
         size: bytes that the buffer takes when it is full.
+        draws_by_priority: whether the sampler needs priorities.
 
     Raises:
-        ValueError: an argument is out of range, the capacity does not hold one block per environment, or the buffer
-            takes more than `max_bytes`, than this machine's memory or than is free on the disk.
+        ValueError: an argument is out of range or of another kind, the capacity does not hold one block per
+            environment, or the buffer takes more than `max_bytes`, than this machine's memory or than is free on the
+            disk.
     """
 
     def __init__(
@@ -89,15 +92,18 @@ class ReplayBuffer:
         self._rows_needed = rows_needed
         self._segment_length = segment_length
         self._sampler = UniformSampler() if sampler is None else sampler
-        storage = MemoryStorage() if storage is None else storage
+        self._storage = MemoryStorage() if storage is None else storage
+        check_part("ReplayBuffer.sampler", self._sampler, Sampler)
+        check_part("ReplayBuffer.storage", self._storage, Storage)
+        self.draws_by_priority = self._sampler.draws_by_priority
 
         def predict(length: int) -> ReplayBytes:
-            return predicted_bytes(spec, num_envs, length, self._sampler, storage)
+            return predicted_bytes(spec, num_envs, length, self._sampler, self._storage)
 
-        check_size(predict, num_envs, length, storage, max_bytes)
+        check_size(predict, num_envs, length, self._storage, max_bytes)
         self.size = predict(length)
         self._sampler.reserve(num_envs, length)
-        self._ring = Ring(spec, num_envs, length, storage)
+        self._ring = Ring(spec, num_envs, length, self._storage)
         self._episodes = EpisodeIndex(num_envs, length)
         self._blocks = Blocks(self._ring, self._episodes, rows_needed, segment_length)
         self._lock = threading.Lock()
@@ -117,6 +123,11 @@ class ReplayBuffer:
     def num_bytes(self) -> int:
         """Bytes that the buffer takes when it is full, in memory and on the disk together."""
         return self.size.total
+
+    @property
+    def disk(self) -> Disk | None:
+        """The disk that the rows lie on; see `Storage.disk`."""
+        return self._storage.disk()
 
     @property
     def can_sample(self) -> bool:
@@ -162,9 +173,14 @@ class ReplayBuffer:
             New CPU tensors.
 
         Raises:
-            ValueError: `batch_size` is not positive, or too few rows are stored.
+            ValueError: `batch_size` is not positive, `generator` is not one of numpy's, or too few rows are stored.
         """
         check_at_least("the batch_size of ReplayBuffer.sample", batch_size, 1)
+        if not isinstance(generator, np.random.Generator):
+            raise ValueError(
+                f"the generator of ReplayBuffer.sample is {generator!r}; expected one of numpy's, such as "
+                "numpy.random.default_rng(0)"
+            )
         with self._lock:
             self._check_enough()
             rows, weight = self._sampler.sample(batch_size, generator, fraction)
@@ -183,19 +199,20 @@ class ReplayBuffer:
             f"segment {self._segment_length}). Collect more before the first update"
         )
 
-    def update_priorities(self, rows: SampledRows, priority: np.ndarray) -> None:
+    def update_priorities(self, rows: SampledRows, priority: npt.ArrayLike) -> None:
         """Says how much is to be learned from segments; see `Sampler.update_priorities`.
 
         Args:
             rows: `ReplayBatch.rows` of a batch. Rows that have been overwritten since are ignored; where one occurs
                 twice, its last priority counts.
-            priority: `[B]`, finite, at least 0.
+            priority: `[B]`, finite, at least 0; all that numpy makes an array of.
 
         Raises:
-            ValueError: a priority is NaN, infinite or negative, or rows and priorities do not fit. Nothing has been
-                changed then.
+            ValueError: a priority is NaN, infinite, negative or no number, or rows and priorities do not fit. Nothing
+                has been changed then.
         """
-        position, env_id = rows
+        position, env_id = _as_array("position", rows[0], np.int64), _as_array("env_id", rows[1], np.int64)
+        priority = _as_array("priority", priority, np.float64)
         if not position.shape == env_id.shape == priority.shape == (len(position),):
             raise ValueError(
                 f"ReplayBuffer.update_priorities: position {position.shape}, env_id {env_id.shape} and priority "
@@ -207,7 +224,7 @@ class ReplayBuffer:
                 f"{self._num_envs - 1}, as in ReplayBatch.rows"
             )
         with self._lock:
-            self._sampler.update_priorities(rows, priority)
+            self._sampler.update_priorities(SampledRows(position, env_id), priority)
 
     def state_dict(self) -> dict[str, Any]:
         """The stored rows, counters, episodes and priorities, exactly.
@@ -272,6 +289,16 @@ class ReplayBuffer:
             self._episodes.load_state_dict(state["episodes"])
             self._sampler.load_state_dict(state["sampler"])
             self._allow()
+
+
+def _as_array(name: str, given: npt.ArrayLike, dtype: type[np.number[Any]]) -> np.ndarray:
+    try:
+        return np.asarray(given).astype(dtype, casting="same_kind", copy=False)
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor with a gradient
+        raise ValueError(
+            f"ReplayBuffer.update_priorities: {name} is a {type(given).__name__} that is no array of "
+            f"{dtype.__name__}: {error}"
+        ) from error
 
 
 def _check_arguments(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from alfish import nest, specs
+from alfish import nest
 from alfish.checks import check_at_least
 from alfish.experience_replayers.checks import check_keys, check_num_added, check_stored, check_tensors
 from alfish.experience_replayers.row_copies import RowCopies
@@ -44,7 +44,6 @@ class Ring:
         self.length = length
         self.num_added = np.zeros(num_envs, np.int64)
         self._named_specs = nest.leaves_with_paths(spec)
-        self._row_bytes = specs.num_bytes(spec)
         self._storage = MemoryStorage() if storage is None else storage
         self._words = self._storage.allocate(self._named_specs, num_envs, length)
         self._copies = RowCopies(
@@ -112,8 +111,9 @@ class Ring:
         """
         num_rows, num_envs = self.check_window(window, first_env)
         envs = slice(first_env, first_env + num_envs)
-        if self.num_added[envs].min() < self.length:
-            self._storage.check_room(num_rows * num_envs * self._row_bytes)
+        num_added = self.num_added.copy()
+        num_added[envs] += num_rows
+        self._storage.take_space(np.minimum(num_added, self.length))
         slots = (self.num_added[envs] + np.arange(num_rows)[:, None]) % self.length
         in_lockstep = (slots == slots[:, :1]).all()
         start = int(slots[0, 0])
@@ -125,8 +125,6 @@ class Ring:
                 stored[envs, : num_rows - before_wrap] = words[before_wrap:].swapaxes(0, 1)
             else:
                 stored[np.arange(first_env, first_env + num_envs), slots] = words
-        num_added = self.num_added.copy()
-        num_added[envs] += num_rows
         self.num_added = num_added
 
     def slots(self, position: np.ndarray, env_id: np.ndarray) -> np.ndarray:
@@ -214,7 +212,7 @@ class Ring:
         self.check_state_dict(state)
         num_added = state["num_added"].numpy().copy()
         num_stored = np.minimum(num_added, self.length)
-        self._storage.check_room(int(np.maximum(num_stored - self.num_stored, 0).sum()) * self._row_bytes)
+        self._storage.take_space(num_stored)
         for stored, leaf in zip(self._filled(num_stored), state["leaves"], strict=True):
             words_of(stored)[:] = words_of(leaf)
         self.num_added = num_added

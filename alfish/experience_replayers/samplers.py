@@ -36,7 +36,13 @@ class Drawn(NamedTuple):
 
 
 class Sampler(Protocol):
-    """Chooses the first rows of the segments of a batch. It belongs to one buffer, which uses it under a lock."""
+    """Chooses the first rows of the segments of a batch. It belongs to one buffer, which uses it under a lock.
+
+    Attributes:
+        draws_by_priority: whether it needs `update_priorities`; False if that changes nothing.
+    """
+
+    draws_by_priority: bool
 
     def reserve(self, num_envs: int, length: int) -> None:
         """Takes the memory that is needed; called once, before anything else.
@@ -172,6 +178,8 @@ class AllowedRows:
 @gin.configurable
 class UniformSampler:
     """Every allowed row is equally likely, with replacement. See Sampler for the methods."""
+
+    draws_by_priority = False
 
     def __init__(self) -> None:
         self._allowed = AllowedRows()

@@ -3,13 +3,13 @@
 import bisect
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from alfish import nest, specs
 from alfish.experience_replayers.episode_index import EpisodeIndex
 from alfish.experience_replayers.samplers import Sampler
-from alfish.experience_replayers.storage import Storage
+from alfish.experience_replayers.storage import Disk, Storage
 
 _CONTAINER_MEMORY_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 
@@ -62,10 +62,15 @@ def check_size(
         ValueError: it takes more than the cap, this machine's memory or what is free on the disk; says how large the
             capacity may be.
     """
+    disk = storage.disk()
     limits: list[tuple[str, Callable[[ReplayBytes], int], int | None]] = [
         ("ReplayBuffer.max_bytes allows {}", lambda size: size.total, max_bytes),
         ("this machine has {} of memory", lambda size: size.memory, physical_memory()),
-        ("the disk of MappedStorage.folder has {} left", lambda size: size.disk, storage.available_bytes()),
+        (
+            "the disk of MappedStorage.folder has {} left",
+            lambda size: size.disk,
+            None if disk is None else disk.available,
+        ),
     ]
     for text, part, limit in limits:
         needed, capacity = part(predict(length)), length * num_envs
@@ -79,6 +84,31 @@ def check_size(
         raise ValueError(
             f"ReplayBuffer: capacity={capacity} rows take {_readable(needed)}, {text.format(_readable(limit))}. "
             f"Lower ReplayBuffer.capacity to at most {largest}, and leave room for the rest of the program"
+        )
+
+
+def check_sizes_together(sizes: Mapping[str, tuple[ReplayBytes, Disk | None]]) -> None:
+    """Checks that the buffers of one run, of which each alone fits, fit together.
+
+    Args:
+        sizes: what each takes, and the disk that its rows lie on; by the name of its capacity's setting.
+
+    Raises:
+        ValueError: they take more than this machine's memory or than is free on a disk.
+    """
+    memory = {name: size.memory for name, (size, _) in sizes.items()}
+    limits = [("this machine has {} of memory", memory, physical_memory())]
+    disks = {disk.number: disk.available for _, disk in sizes.values() if disk is not None}
+    for number, available in disks.items():
+        on_it = {name: size.disk for name, (size, disk) in sizes.items() if disk is not None and disk.number == number}
+        limits.append(("the disk of their folders has {} left", on_it, available))
+    for text, taken, limit in limits:
+        if limit is None or sum(taken.values()) <= limit:
+            continue
+        parts = ", ".join(f"{name}: {_readable(num_bytes)}" for name, num_bytes in taken.items())
+        raise ValueError(
+            f"the replays of this run take {_readable(sum(taken.values()))} together ({parts}), "
+            f"{text.format(_readable(limit))}. Lower one of them, and leave room for the rest of the program"
         )
 
 

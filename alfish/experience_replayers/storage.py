@@ -4,7 +4,6 @@ A storage holds arrays and knows nothing of what is in them. The files hold no s
 checkpoints, which contain the rows wherever they are stored.
 """
 
-import errno
 import fcntl
 import itertools
 import json
@@ -12,9 +11,10 @@ import math
 import mmap
 import os
 import pathlib
+import tempfile
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gin
 import numpy as np
@@ -31,6 +31,8 @@ _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: to
 _VERSION = 1
 _HEADER, _LOCK = "storage.json", ".lock"
 _LARGEST_HEADER = 1 << 24  # bytes
+_STEP_BYTES = 1 << 16
+"""So much of a file is taken at once for the rows of one environment: fewer calls than one for each window."""
 
 NamedSpec = tuple[str, TensorSpec]
 
@@ -46,6 +48,18 @@ def spec_line(named_spec: NamedSpec) -> str:
     return f"{path}: {spec.dtype} {tuple(spec.shape)}"
 
 
+class Disk(NamedTuple):
+    """A disk that rows may lie on.
+
+    Attributes:
+        number: of the disk, the same for all folders on it.
+        available: bytes that rows may take there.
+    """
+
+    number: int
+    available: int
+
+
 class Storage(Protocol):
     """Provides the arrays of one ring.
 
@@ -55,8 +69,12 @@ class Storage(Protocol):
 
     on_disk: bool
 
-    def available_bytes(self) -> int | None:
-        """Bytes that rows may take on the disk; None if the storage sets no limit of its own."""
+    def disk(self) -> Disk | None:
+        """Where the rows lie and what they may take there; None if that is not on a disk.
+
+        Raises:
+            ValueError: nothing can be written there; says why and what to do.
+        """
 
     def allocate(self, named_specs: Sequence[NamedSpec], num_envs: int, length: int) -> list[np.ndarray]:
         """The arrays `[B, L, ...]` of all leaves, of dtypes as by `words_of`. Called once.
@@ -72,11 +90,14 @@ class Storage(Protocol):
             ValueError: the storage cannot be used; says why and what to do.
         """
 
-    def check_room(self, num_bytes: int) -> None:
-        """Called before so many bytes are written where none were before.
+    def take_space(self, num_rows: np.ndarray) -> None:
+        """Called before rows are written: makes sure that there is space for the first rows of each environment.
+
+        Args:
+            num_rows: int64 `[B]`, how many of them.
 
         Raises:
-            OSError: there is no room for them.
+            OSError: there is not. No row has been changed then.
         """
 
 
@@ -85,7 +106,7 @@ class MemoryStorage:
 
     on_disk = False
 
-    def available_bytes(self) -> int | None:
+    def disk(self) -> Disk | None:
         """See Storage."""
         return None
 
@@ -94,7 +115,7 @@ class MemoryStorage:
         # np.zeros takes memory only as it is written, as np.empty does, and leaves no garbage in a checkpoint.
         return [np.zeros((num_envs, length, *spec.shape), _dtype(spec)) for _, spec in named_specs]
 
-    def check_room(self, num_bytes: int) -> None:
+    def take_space(self, num_rows: np.ndarray) -> None:
         """See Storage."""
 
 
@@ -109,8 +130,9 @@ class MappedStorage:
     The folder belongs to one replay buffer of one run at a time. Files of an earlier run in it are replaced, if header
     and sizes say that they are of the same rows and size; a run is continued from its checkpoint, which holds the rows.
 
-    Nothing can be written where another program has filled the disk: `ReplayBuffer.append` then fails and changes
-    nothing. Leave room all the same, since a page that finds no block later ends the process (SIGBUS).
+    A page of a mapped file that finds no place on the disk ends the process. So the place of rows is taken before they
+    are written (posix_fallocate): where another program has filled the disk, `ReplayBuffer.append` fails and changes no
+    row.
 
     Args:
         folder: made if it is not there; one of its own for every run, on a local disk.
@@ -123,17 +145,28 @@ class MappedStorage:
             raise ValueError("MappedStorage.folder is empty; give a folder of its own to every run")
         self._folder = pathlib.Path(folder)
 
-    def available_bytes(self) -> int | None:
+    def disk(self) -> Disk | None:
         """What is free, and what the files of an earlier run take that would be replaced."""
+        above = self._folder.absolute()
+        while not above.exists():
+            above = above.parent
+        try:
+            tempfile.TemporaryDirectory(dir=above).cleanup()
+        except OSError as error:
+            raise self._unusable(error) from error
+        disk = os.statvfs(above)
         taken = sum(path.lstat().st_blocks * 512 for path in self._folder.glob("leaf_*.raw"))
-        return taken + self._free_bytes()
+        return Disk(above.stat().st_dev, taken + disk.f_bavail * disk.f_frsize)
 
     def allocate(self, named_specs: Sequence[NamedSpec], num_envs: int, length: int) -> list[np.ndarray]:
         """See Storage.
 
         Raises:
-            ValueError: another process or buffer uses the folder, it cannot be a folder, or it holds other files.
+            ValueError: another process or buffer uses the folder, it cannot be a folder, or it holds other files; or
+                the operating system cannot take space beforehand.
         """
+        if not hasattr(os, "posix_fallocate"):
+            raise ValueError("MappedStorage needs posix_fallocate, as Linux has it; leave ReplayBuffer.storage unset")
         names = [f"leaf_{number:03d}.raw" for number in range(len(named_specs))]
         files = [
             {"file": name, "spec": spec_line(named), "bytes": num_envs * length * named[1].num_bytes}
@@ -144,6 +177,10 @@ class MappedStorage:
         try:
             self._check_files(header)
             self._write(_HEADER, json.dumps(header, indent=1).encode())
+            self._row_bytes = np.array([spec.num_bytes for _, spec in named_specs], np.int64)[:, None]
+            self._length = length
+            self._taken = np.zeros((len(names), num_envs), np.int64)
+            self._files: list[int] = []
             return [
                 self._map(name, (num_envs, length, *spec.shape), _dtype(spec))
                 for name, (_, spec) in zip(names, named_specs, strict=True)
@@ -152,22 +189,22 @@ class MappedStorage:
             release()
             raise
 
-    def check_room(self, num_bytes: int) -> None:
-        """See Storage."""
-        free = self._free_bytes()
-        if free < num_bytes:
-            raise OSError(
-                errno.ENOSPC,
-                f"MappedStorage.folder={self._folder}: {num_bytes:,} bytes of new rows do not fit on the disk, which "
-                f"has {free:,} bytes left. Nothing was stored; make room and resume",
-            )
-
-    def _free_bytes(self) -> int:
-        folder = self._folder.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        disk = os.statvfs(folder)
-        return disk.f_bavail * disk.f_frsize
+    def take_space(self, num_rows: np.ndarray) -> None:
+        """See Storage. What was taken before the disk was full stays taken."""
+        whole = self._length * self._row_bytes
+        for leaf, env_id in np.argwhere(num_rows * self._row_bytes > self._taken):
+            taken, size = int(self._taken[leaf, env_id]), int(whole[leaf, 0])
+            needed = int(num_rows[env_id] * self._row_bytes[leaf, 0])
+            end = min(max(needed, taken + _STEP_BYTES), size)
+            try:
+                os.posix_fallocate(self._files[leaf], int(env_id) * size + taken, end - taken)
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"MappedStorage.folder={self._folder}: new rows do not fit on the disk ({error.strerror}). None "
+                    "was stored; make room and resume",
+                ) from error
+            self._taken[leaf, env_id] = end
 
     def _take_folder(self) -> Callable[[], Any]:
         """Makes and locks the folder for as long as this object, which is as long as its ring, lives.
@@ -177,10 +214,8 @@ class MappedStorage:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise ValueError(
-                f"MappedStorage.folder={self._folder}: it, or what is above it, is a file; name a folder"
-            ) from error
+        except OSError as error:
+            raise self._unusable(error) from error
         lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,6 +228,14 @@ class MappedStorage:
                 "give each run and each buffer a folder of its own"
             ) from None
         return weakref.finalize(self, os.close, lock)
+
+    def _unusable(self, error: OSError) -> ValueError:
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            return ValueError(f"MappedStorage.folder={self._folder}: it, or what is above it, is a file; name a folder")
+        return ValueError(
+            f"MappedStorage.folder={self._folder} cannot be made or written to ({error.strerror}); name a folder on a "
+            "local disk that you may write to"
+        )
 
     def _check_files(self, header: dict[str, Any]) -> None:
         """Checks that what lies in the folder may be replaced."""
@@ -229,8 +272,11 @@ class MappedStorage:
             if found != size:
                 raise ValueError(f"{self._folder / name} has {found} bytes, expected {size}; use another disk")
             array = np.frombuffer(mmap.mmap(descriptor, size), dtype) if size else np.empty(0, dtype)
-        finally:
+        except BaseException:
             os.close(descriptor)
+            raise
+        self._files.append(descriptor)
+        weakref.finalize(self, os.close, descriptor)
         os.replace(self._new(name), self._folder / name)
         return array.reshape(shape)
 

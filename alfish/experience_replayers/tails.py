@@ -38,10 +38,18 @@ def gather_tail(ring: Ring, needed: TailNeeded, last: np.ndarray, end: np.ndarra
 
 def _transformed(reward: torch.Tensor, transform: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     changed = transform(reward)
-    if changed.shape != reward.shape:  # the compiled sum would read beyond its end
+    if not isinstance(changed, torch.Tensor) or (changed.shape, changed.dtype) != (reward.shape, reward.dtype):
+        # The compiled sum would read beyond its end.
+        made = f"{changed.dtype} {tuple(changed.shape)}" if isinstance(changed, torch.Tensor) else repr(changed)
         raise ValueError(
-            f"the reward transform {transform!r} made {tuple(changed.shape)} of rewards {tuple(reward.shape)}; it must "
-            "keep the shape"
+            f"the reward transform {transform!r} made {made} of rewards {reward.dtype} {tuple(reward.shape)}; it must "
+            "keep the shape and the dtype"
+        )
+    if not changed.isfinite().all():
+        one = int(changed.isfinite().logical_not().nonzero()[0])
+        raise ValueError(
+            f"the reward transform {transform!r} made {float(changed[one])} of the reward {float(reward[one])}; it "
+            "must be finite"
         )
     return changed.detach()
 

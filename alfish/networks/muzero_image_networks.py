@@ -17,7 +17,7 @@ from alfish.specs import TensorSpec
 _MOST_HALVINGS = 4
 
 
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> torch.nn.Conv2d:
+def _convolution(inputs: int, outputs: int, stride: tuple[int, int] = (1, 1)) -> torch.nn.Conv2d:
     return torch.nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
 
 
@@ -27,10 +27,11 @@ class ResidualBlock(torch.nn.Module):
     Args:
         inputs: channels of the input.
         outputs: channels of the output.
-        stride: of the first convolution; if it is not 1 or the channels change, the input passes a convolution too.
+        stride: of the first convolution, along both axes; if it is not 1 or the channels change, the input passes a
+            convolution too.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+    def __init__(self, inputs: int, outputs: int, stride: tuple[int, int] = (1, 1)):
         super().__init__()
         self._body = torch.nn.Sequential(
             _convolution(inputs, outputs, stride),
@@ -39,12 +40,26 @@ class ResidualBlock(torch.nn.Module):
             _convolution(outputs, outputs),
             torch.nn.BatchNorm2d(outputs),
         )
-        same = stride == 1 and inputs == outputs
+        same = stride == (1, 1) and inputs == outputs
         self._shortcut = torch.nn.Identity() if same else _convolution(inputs, outputs, stride)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """`[B, inputs, H, W]` to `[B, outputs, H/stride, W/stride]`."""
         return torch.relu_(self._body(image) + self._shortcut(image))
+
+
+def _strides(height: int, width: int, num_halvings: int) -> list[tuple[int, int]]:
+    """The strides of two convolutions that halve an image at most twice.
+
+    Along an axis of one pixel there is nothing to halve, and a stride of 2 gives the same as 1. But there, oneDNN's
+    gradients of bfloat16 weights are wrong, and often not finite (torch 2.13 on the CPU).
+    """
+    strides = []
+    for stage in range(2):
+        step = 2 if stage < num_halvings else 1
+        strides.append((step if height > 1 else 1, step if width > 1 else 1))
+        height, width = -(-height // step), -(-width // step)
+    return strides
 
 
 def _check_sizes(owner: str, **sizes: int) -> None:
@@ -84,7 +99,7 @@ class ImageEncoding(torch.nn.Module):
             raise ValueError(f"ImageEncoding.num_halvings is {num_halvings}; expected 0 to {_MOST_HALVINGS}")
         depth, height, width = observation_spec.shape
         half = channels // 2
-        strides = [2 if stage < num_halvings else 1 for stage in range(2)]
+        strides = _strides(height, width, num_halvings)
         layers = [
             _convolution(depth, half, strides[0]),
             torch.nn.BatchNorm2d(half),

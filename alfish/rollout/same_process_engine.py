@@ -1,5 +1,6 @@
 """Collects in the process that trains."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -107,13 +108,12 @@ class SameProcessEngine:
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Raises a ValueError if the state is of other environments or another number of them."""
         keep = self._window.past_rows + 1
-        expected = [(tuple(leaf[:keep].shape), leaf.dtype) for leaf in nest.leaves(self._window.time_step)]
-        found = [(tuple(leaf.shape), leaf.dtype) for leaf in state["rows"]]
-        if expected != found:
+        expected = nest.map_structure(lambda leaf: leaf[:keep], self._window.time_step)
+        changes = _changes(state["rows"], nest.leaves_with_paths(expected))
+        if changes:
             raise ValueError(
-                f"the checkpoint's rows (rows, environments, ...) are {found}, this run's are {expected}: the "
-                "environment, Trainer.num_envs or the frame stack has changed; set it back, or begin a new run in "
-                "another folder"
+                f"the checkpoint's environments are not those of this run: {', '.join(changes)}; set that back, or "
+                "begin a new run in another folder"
             )
         self._actor.check_state_dict(state["actor"])
 
@@ -126,3 +126,16 @@ class SameProcessEngine:
         self._started = bool(state["started"])
         self._carry_due = False
         self._reset_due = True
+
+
+def _changes(found: Sequence[torch.Tensor], expected: Sequence[tuple[str, torch.Tensor]]) -> list[str]:
+    """What differs between rows `[rows, B, ...]`, as `name before -> now`."""
+    if len(found) != len(expected):
+        return [f"leaves of a row {len(found)} -> {len(expected)}"]
+    changes: dict[str, str] = {}
+    for before, (path, now) in zip(found, expected, strict=True):
+        sizes = zip(("rows that a frame stack keeps", "Trainer.num_envs"), before.shape, now.shape, strict=False)
+        changes |= {name: f"{size} -> {own}" for name, size, own in sizes if size != own}
+        if (before.shape[2:], before.dtype) != (now.shape[2:], now.dtype):
+            changes[path] = f"{before.dtype} {tuple(before.shape[2:])} -> {now.dtype} {tuple(now.shape[2:])}"
+    return [f"{name} {change}" for name, change in changes.items()]

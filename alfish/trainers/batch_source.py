@@ -18,6 +18,7 @@ from alfish.data_structures import BatchInfo, Experience, Progress, Tail, TimeSt
 from alfish.experience_replayers.replay_buffer import ReplayBuffer
 from alfish.experience_replayers.samplers import SampledRows
 from alfish.experience_replayers.sizes import ReplayBytes
+from alfish.experience_replayers.storage import Disk
 from alfish.networks.preprocessing import ObservationTransform, episode_begins
 from alfish.summary.timers import Timers
 
@@ -50,7 +51,8 @@ class SourceContext(NamedTuple):
         generator: draws samples and permutations.
         device: where the algorithm is.
         timers: gets the phases "sample" and "targets".
-        prefix: before the names of the phases.
+        prefix: before the names of the phases; the scope of the settings.
+        setting: what chose the batch source.
     """
 
     algorithm: Algorithm
@@ -62,6 +64,11 @@ class SourceContext(NamedTuple):
     device: torch.device
     timers: Timers
     prefix: str = ""
+    setting: str = "Trainer.batch_source"
+
+    def choice(self, source: str) -> str:
+        """What a user binds to get another batch source."""
+        return f"{self.setting} = @{self.prefix}{source}"
 
 
 class BatchSource:
@@ -93,6 +100,11 @@ class BatchSource:
     def size(self) -> ReplayBytes:
         """Predicted bytes of what is stored, once it is full."""
         return ReplayBytes(0, 0)
+
+    @property
+    def disk(self) -> Disk | None:
+        """The disk that it lies on; None if it is in memory."""
+        return None
 
     @property
     def updates_per_block(self) -> int:
@@ -184,12 +196,12 @@ class OnPolicyBatches(BatchSource):
         if context.algorithm.rows_needed().future > 1:
             raise ValueError(
                 f"{type(context.algorithm).__name__} needs {context.algorithm.rows_needed().future} rows after a row; "
-                "a fresh window has 1: bind Trainer.batch_source = @ReplayBatches"
+                f"a fresh window has 1: bind {context.choice('ReplayBatches')}"
             )
         if context.algorithm.rows_needed().tail is not None:
             raise ValueError(
                 f"{type(context.algorithm).__name__} needs what lies between a row and the end of its episode, which a "
-                "fresh window does not hold: bind Trainer.batch_source = @ReplayBatches"
+                f"fresh window does not hold: bind {context.choice('ReplayBatches')}"
             )
         self._mini_batch_size = mini_batch_size
         self._num_epochs = num_epochs
@@ -238,8 +250,8 @@ class OnPolicyBatches(BatchSource):
 class ReplayBatches(BatchSource):
     """Samples of a replay buffer, at a fixed number of gradient steps per environment step.
 
-    The number of updates follows from the environment steps alone, never from how fast the machine is. If the sampler
-    draws by priority, so must the algorithm's loss give priorities.
+    The number of updates follows from the environment steps alone, never from how fast the machine is. The sampler must
+    draw by priority if, and only if, the algorithm gives priorities.
 
     Args:
         context: see SourceContext.
@@ -250,7 +262,7 @@ class ReplayBatches(BatchSource):
         replay_buffer: makes the buffer; its capacity is bound there.
 
     Raises:
-        ValueError: a size is out of range, or the algorithm is on-policy.
+        ValueError: a size is out of range, the algorithm is on-policy, or it and the sampler do not go together.
     """
 
     copies_on_load = True  # so the checkpoint store need not read the rows into memory first
@@ -273,7 +285,7 @@ class ReplayBatches(BatchSource):
         if context.algorithm.on_policy:
             raise ValueError(
                 f"{type(context.algorithm).__name__} is on-policy: it cannot learn from a replay buffer; "
-                "bind Trainer.batch_source = @OnPolicyBatches"
+                f"bind {context.choice('OnPolicyBatches')}"
             )
         rows_needed = context.algorithm.rows_needed()
         rows_needed = rows_needed._replace(past=context.transform.past_rows)
@@ -283,6 +295,7 @@ class ReplayBatches(BatchSource):
             rows_needed=rows_needed,
             segment_length=segment_length,
         )
+        _check_priorities(context, self._buffer.draws_by_priority)
         if context.window_length > self._buffer.capacity // context.num_envs:
             raise ValueError(
                 f"ReplayBuffer.capacity holds {self._buffer.capacity // context.num_envs} rows of each environment, "
@@ -298,6 +311,10 @@ class ReplayBatches(BatchSource):
     @property
     def size(self) -> ReplayBytes:
         return self._buffer.size
+
+    @property
+    def disk(self) -> Disk | None:
+        return self._buffer.disk
 
     def updates_after(self, env_steps: int) -> int:
         paid_for = env_steps - self._begun.env_steps - self._initial_env_steps
@@ -363,3 +380,18 @@ class ReplayBatches(BatchSource):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._begun = Progress(**state["begun"])
         self._buffer.load_state_dict(state["buffer"])
+
+
+def _check_priorities(context: SourceContext, draws_by_priority: bool) -> None:
+    name, sampler = type(context.algorithm).__name__, f"{context.prefix}ReplayBuffer.sampler"
+    if draws_by_priority and not context.algorithm.gives_priorities:
+        raise ValueError(
+            f"{name} gives no priorities, but its replay draws by priority, and would keep the first ones for ever: "
+            f"bind {sampler} = @UniformSampler(), or let calc_loss give LossInfo.priority and gives_priorities be True "
+            "(of MuZero: bind MuzeroRepresentationImpl.priority_function = 'value_error')"
+        )
+    if context.algorithm.gives_priorities and not draws_by_priority:
+        raise ValueError(
+            f"{name} gives priorities, but its replay does not draw by them: bind {sampler} = @PrioritizedSampler(), "
+            "or let it give none (of MuZero: bind MuzeroRepresentationImpl.priority_function = None)"
+        )

@@ -150,6 +150,8 @@ def deserialize(file: BinaryIO | pathlib.Path, what: str) -> Any:
         raise
     except Exception as error:  # torch raises many kinds on content that is not its own
         reason = str(error).strip().split("\n")[0]
+        if "weights_only" in reason:  # torch's advice is to let the file run code
+            reason = "it holds something else, or it is damaged"
         raise DamagedCheckpoint(f"{what} is not a readable file of tensors and plain values: {reason}") from error
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from alfish import nest
 from alfish.algorithms.algorithm import Algorithm, TrainingOptions, TrainingTask
 from alfish.data_structures import Progress
 from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch
@@ -76,11 +75,9 @@ class TaskRunner:
         self._updates += 1
         if isinstance(priority, torch.Tensor):
             self.batch_source.update_priorities(batch, priority)
-        elif nest.leaves(batch.importance_weight) and not metrics["skipped"]:
+        elif self.algorithm.gives_priorities and not metrics["skipped"]:
             raise ValueError(
-                f"{type(self.algorithm).__name__} gives no priorities, but its replay draws by priority, and would "
-                "keep the first ones for ever; expected LossInfo.priority from calc_loss (of MuZero: bind "
-                "MuzeroRepresentationImpl.priority_function), or ReplayBuffer.sampler = @UniformSampler()"
+                f"{type(self.algorithm).__name__}.gives_priorities is True, but its calc_loss gave no LossInfo.priority"
             )
         self.algorithm.after_update(self.progress(run))
 

@@ -12,7 +12,7 @@ from alfish import nest
 from alfish.algorithms.algorithm import TrainingOptions, TrainingTask
 from alfish.checks import check_at_least
 from alfish.data_structures import Experience, Progress
-from alfish.experience_replayers.sizes import ReplayBytes
+from alfish.experience_replayers.sizes import ReplayBytes, check_sizes_together
 from alfish.rollout.acting import experience_specs
 from alfish.rollout.same_process_engine import SameProcessEngine
 from alfish.summary.episode_metrics import EpisodeMetrics
@@ -115,9 +115,12 @@ class Trainer:
                 device=device,
                 timers=self._timers,
                 prefix=prefix,
+                setting=f"{type(task.options).__name__ if task.name else 'Trainer'}.batch_source",
             )
 
         self.runners = make_runners(algorithm, TrainingOptions(batch_source, Updater), context)
+        sources = {f"{runner.prefix}ReplayBuffer.capacity": runner.batch_source for runner in self.runners}
+        check_sizes_together({name: (source.size, source.disk) for name, source in sources.items()})
         self._engine = SameProcessEngine(
             environment,
             algorithm,

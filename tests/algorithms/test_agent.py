@@ -10,7 +10,7 @@ from agent_parts import ACTION, OBSERVATION, make_agent
 from support import ScriptedEnvironment, TinyAlgorithm
 
 from alfish import nest, specs
-from alfish.algorithms.agent import AgentState
+from alfish.algorithms.agent import Agent, AgentState
 from alfish.algorithms.muzero_reanalysis import Reanalysis
 from alfish.algorithms.ppo_algorithm import PPOAlgorithm, PPOInfo
 from alfish.data_structures import AlgStep, BatchInfo, Progress, RowsNeeded, time_step_spec
@@ -53,6 +53,7 @@ class Looking(TinyAlgorithm):
     on_policy = True
     trains_on_last_rows = True
     acting_phase = "look"
+    gives_priorities = True
 
     def predict_step(self, time_step, state):
         self.seen = time_step.observation
@@ -72,10 +73,21 @@ class Counting(TinyAlgorithm):
         return AlgStep(torch.zeros_like(time_step.prev_action), state + 1, state + 1)
 
 
+def test_a_representation_that_is_no_learner_is_refused():
+    with pytest.raises(ValueError, match="^Agent.representation makes a TinyAlgorithm; expected"):
+        Agent(OBSERVATION, ACTION, TinyAlgorithm, TinyAlgorithm)
+
+
+def test_an_agent_in_an_agent_is_refused():
+    with pytest.raises(ValueError, match="Agent.algorithm makes another Agent; there is one representation only. Bind"):
+        make_agent(algorithm=make_agent)
+
+
 def test_the_algorithm_sees_latents_and_says_what_it_needs():
     agent = make_agent(algorithm=Looking)
     assert agent.algorithm.observation_spec == agent.representation.latent_spec
     assert (agent.on_policy, agent.trains_on_last_rows, agent.acting_phase) == (True, True, "look")
+    assert agent.gives_priorities
     assert agent.rows_needed() == RowsNeeded(future=1)
     time_step = specs.zeros(time_step_spec(OBSERVATION, ACTION), (4,))._replace(observation=torch.randn(4, 3))
     agent.predict_step(time_step, ())

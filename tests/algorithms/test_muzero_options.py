@@ -369,3 +369,10 @@ def test_an_interval_out_of_range_is_refused():
 def test_an_augmentation_that_cannot_be_is_refused():
     with pytest.raises(ValueError, match="RandomShift changes images"):
         make(augmentation=RandomShift)
+
+
+def test_a_weight_without_a_consistency_loss_is_refused():
+    with pytest.raises(ValueError, match="consistency_loss_weight is 2.0, but there is no consistency loss; set .*"):
+        make(consistency_loss_weight=2.0)
+    assert make(consistency=SimSiamHeads)._weights["consistency"] == 2.0
+    assert make(consistency=SimSiamHeads, consistency_loss_weight=0.5)._weights["consistency"] == 0.5

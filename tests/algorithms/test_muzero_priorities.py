@@ -64,3 +64,38 @@ def test_the_learner_hands_them_down():
     torch.testing.assert_close(loss.priority, loss.loss.detach().squeeze(1))
     assert loss.extra["priority/mean"].item() == pytest.approx(loss.priority.mean().item())
     assert loss.extra["priority/spread"].item() > 0.0
+
+
+@pytest.mark.parametrize(
+    ("result", "problem"),
+    [
+        (lambda loss: loss.mean(dim=1), r"a tensor of the shape \(2,\) and torch.float32"),
+        (lambda loss: loss.unsqueeze(-1), r"a tensor of the shape \(2, 2, 1\)"),
+        (lambda loss: loss.long(), r"a tensor of the shape \(2, 2\) and torch.int64"),
+        (lambda loss: loss.tolist(), "a list"),
+        (lambda loss: None, "a NoneType"),
+    ],
+)
+def test_results_of_another_kind_are_refused(result, problem):
+    def mine(model, info, loss):
+        return result(loss)
+
+    with pytest.raises(ValueError, match=rf"^priority_function mine returns {problem}.*; expected a floating-point .*"):
+        segment_priority(mine, PlainModel(), info(), torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("change", [lambda info, loss: loss.zero_(), lambda info, loss: info.targets.value.add_(1.0)])
+def test_a_function_that_writes_to_the_loss_is_refused(change):
+    def mine(model, info, loss):
+        change(info, loss)
+        return loss.clone()
+
+    with pytest.raises(ValueError, match="^priority_function mine writes to the tensors that it is given.*copies"):
+        segment_priority(mine, PlainModel(), info(), torch.ones(2, 2, requires_grad=True))
+
+
+def test_a_function_may_write_to_copies():
+    def mine(model, info, loss):
+        return loss.clone().mul_(2.0)
+
+    assert segment_priority(mine, PlainModel(), info(), torch.ones(2, 2, requires_grad=True)).tolist() == [2.0, 2.0]

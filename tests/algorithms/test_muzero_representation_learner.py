@@ -9,11 +9,13 @@ from agent_parts import ACTION, CONFIG, OBSERVATION, make_learner
 from muzero_parts import small_model, small_support
 
 from alfish import specs
+from alfish.algorithms.muzero_reanalysis import Reanalysis
 from alfish.algorithms.muzero_representation_learner import MuzeroRepresentationTrainingOptions
 from alfish.data_structures import time_step_spec
 from alfish.models.value_prefix_mcts_model import ValuePrefixMCTSModel
 from alfish.networks.muzero_image_networks import ImageDynamics, ImageEncoding, ImagePrediction
 from alfish.networks.value_prefix_network import RecurrentValuePrefix
+from alfish.ops.target_updates import TargetUpdate
 from alfish.specs import TensorSpec
 
 IMAGE = TensorSpec((1, 16, 16))
@@ -93,3 +95,9 @@ def test_the_interval_is_at_least_1(interval):
     gin.parse_config([CONFIG, f"MuzeroRepresentationTrainingOptions.interval = {interval}"])
     with pytest.raises(ValueError, match=rf"MuzeroRepresentationTrainingOptions.interval is {interval}"):
         MuzeroRepresentationTrainingOptions()
+
+
+def test_reanalysis_of_a_frozen_representation_is_refused():
+    with pytest.raises(ValueError, match=r"reanalysis is given, but MuzeroRepresentationLearner\.training is None"):
+        make_learner(reanalysis=Reanalysis(0.5, None), target_update=TargetUpdate())
+    make_learner(reanalysis=Reanalysis(0.0, None))

@@ -74,7 +74,7 @@ def test_a_run_goes_on_without_its_replay_if_asked_to(tmp_path, capsys):
     assert run(train, *muzero, other_size, "--drop_replay") == 0
     printed = capsys.readouterr().out
     assert re.search(r"^ *resumed  at \d+ of 15,000 env steps\n *dropped  the stored rows", printed, re.MULTILINE)
-    assert re.search(r"^ *replay memory  \d\.\d MB when full", printed, re.MULTILINE)
+    assert re.search(r"^ *replay memory  \d+\.\d kB when full", printed, re.MULTILINE)
 
 
 def test_started_again_a_complete_run_says_so(tmp_path, capsys):

@@ -14,6 +14,8 @@ STEP_TYPES = {"F": 0, "M": 1, "L": 2}
 class GivenRows:
     """A sampler that draws what a test puts into `position`, `env_id` and `weight`, and remembers what it is told."""
 
+    draws_by_priority = False
+
     def __init__(self, position=(), env_id=None, weight=None):
         self.position, self.env_id, self.weight = position, env_id, weight
         self.allowed, self.fraction, self.updated, self.reserved = None, None, None, None
@@ -31,6 +33,12 @@ class GivenRows:
         self.fraction = fraction
         env_id = np.zeros(len(self.position), np.int64) if self.env_id is None else np.array(self.env_id)
         return Drawn(SampledRows(np.array(self.position), env_id), self.weight)
+
+    def probability(self, rows):
+        return np.ones(len(rows.position))
+
+    def importance_weight(self, probability, fraction):
+        return self.weight
 
     def update_priorities(self, rows, priority):
         self.updated = (rows, priority)

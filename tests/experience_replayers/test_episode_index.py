@@ -89,3 +89,22 @@ def test_rows_that_are_not_stored_are_refused(position: int, env_id: int):
     for lookup in (index.begin, index.end, index.steps_to_end):
         with pytest.raises(ValueError, match="not stored; stored are"):
             lookup(np.array([position]), np.array([env_id]))
+
+
+def test_positions_beyond_32_bits():
+    index = EpisodeIndex(1, 4)
+    index._num_added[:] = 2**32 - 3
+    index.append(_step_types("FM"))
+    index.append(_step_types("LF"))
+    index.append(_step_types("M"))
+    position = np.arange(2**32 - 2, 2**32 + 2)
+    assert index.begin(position, np.zeros(4, int)).tolist() == [2**32 - 3] * 2 + [2**32] * 2
+    assert index.end(position, np.zeros(4, int)).tolist() == [2**32 - 1] * 2 + [2**32 + 1] * 2
+    block, end = index.blocks(position[:3], np.zeros(3, int), 1, 1, 2)
+    assert (block - 2**32).tolist() == [[-3, -2, -1, -1], [-2, -1, -1, -1], [0, 0, 1, 1]]
+    assert (end - 2**32).tolist() == [-1, -1, 1]
+
+
+def test_a_length_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="EpisodeIndex.length is 2147483648 rows per environment; it must be below"):
+        EpisodeIndex(1, 2**31)

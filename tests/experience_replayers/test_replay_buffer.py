@@ -7,6 +7,7 @@ from alfish.data_structures import RowsNeeded, TailNeeded
 from alfish.experience_replayers.prioritized_sampler import PrioritizedSampler
 from alfish.experience_replayers.replay_buffer import ReplayBuffer
 from alfish.experience_replayers.samplers import SampledRows
+from alfish.experience_replayers.storage import MappedStorage
 
 NEEDED = RowsNeeded(past=2, future=3, future_observations=1)
 
@@ -206,3 +207,47 @@ def test_bad_batch_size_and_window(experience_spec, make_window):
     with pytest.raises(ValueError, match="'action' has shape"):
         replay.append(window._replace(action=window.action[:2]))
     assert replay.total_rows == 0
+
+
+@pytest.mark.parametrize("priority", [[1, 2.5], (1, 2.5), torch.tensor([1.0, 2.5]), np.array([1, 2.5], np.float16)])
+def test_all_that_is_an_array_of_priorities_is_taken(experience_spec, make_window, given_rows, priority):
+    sampler = given_rows()
+    replay = ReplayBuffer(experience_spec, 2, 20, NEEDED, sampler=sampler)
+    replay.append(make_window(["FMMM", "FMMM"], 0))
+    replay.update_priorities(SampledRows([2, 3], [0, 1]), priority)
+    (position, env_id), given = sampler.updated
+    assert (position.tolist(), env_id.tolist(), given.tolist()) == ([2, 3], [0, 1], [1.0, 2.5])
+    assert (position.dtype, given.dtype) == (np.int64, np.float64)
+
+
+@pytest.mark.parametrize("priority", ["ab", ["a", "b"], [1, [2]], [1j, 2], torch.ones(2, requires_grad=True), None])
+def test_what_is_no_array_of_priorities_is_refused(experience_spec, given_rows, priority):
+    replay = ReplayBuffer(experience_spec, 2, 20, NEEDED, sampler=given_rows())
+    with pytest.raises(ValueError, match=r"update_priorities: priority (is a .* that is no array of float64|\(\);)"):
+        replay.update_priorities(SampledRows(np.array([2, 3]), np.array([0, 1])), priority)
+
+
+def test_a_generator_of_torch_is_refused(experience_spec):
+    replay = ReplayBuffer(experience_spec, 2, 20, NEEDED)
+    with pytest.raises(ValueError, match="generator of ReplayBuffer.sample is <torch.*; expected one of numpy's"):
+        replay.sample(2, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"sampler": PrioritizedSampler}, r"sampler is the class PrioritizedSampler; expected an instance: Prior"),
+        ({"storage": MappedStorage}, r"storage is the class MappedStorage; .*@MappedStorage\(\) with its parentheses"),
+        (
+            {"sampler": "uniform"},
+            "ReplayBuffer.sampler is 'uniform', which is no Sampler: it has no allow, check_state",
+        ),
+        (
+            {"storage": "/tmp/rows"},
+            "ReplayBuffer.storage is '/tmp/rows', which is no Storage: it has no allocate, disk",
+        ),
+    ],
+)
+def test_parts_of_another_kind_are_refused_by_name(experience_spec, parts, message):
+    with pytest.raises(ValueError, match=message):
+        ReplayBuffer(experience_spec, 2, 20, NEEDED, **parts)

@@ -89,8 +89,23 @@ def test_no_row_beyond_any_block(tail_of):
 
 
 def test_a_transform_that_changes_the_shape_is_refused(tail_of):
-    with pytest.raises(ValueError, match=r"made \(2,\) of rewards \(3,\); it must keep the shape"):
+    with pytest.raises(ValueError, match=r"made torch.float32 \(2,\) of rewards torch.float32 \(3,\); it must keep"):
         tail_of("FMMMMM", [0, 3], future=2, transform=lambda reward: reward[1:])
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda reward: None, r"the reward transform <function .* made None of rewards torch.float32 \(3,\)"),
+        (lambda reward: reward.numpy(), r"made array\(.* of rewards .*; it must keep the shape and the dtype"),
+        (lambda reward: reward.double(), r"made torch.float64 \(3,\) of rewards torch.float32 \(3,\)"),
+        (lambda reward: (reward - 5).log(), "made nan of the reward 4.0; it must be finite"),
+        (lambda reward: 1 / (reward - 5), "made inf of the reward 5.0; it must be finite"),
+    ],
+)
+def test_a_transform_that_makes_no_rewards_is_refused(tail_of, transform, message):
+    with pytest.raises(ValueError, match=message):
+        tail_of("FMMMMM", [0, 3], future=2, transform=transform)
 
 
 def test_random_rows_of_several_environments(experience_spec, make_window, given_rows):

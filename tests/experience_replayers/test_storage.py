@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from alfish import specs
+from alfish.experience_replayers import storage as storage_module
 from alfish.experience_replayers.ring import Ring
 from alfish.experience_replayers.storage import MappedStorage
 
@@ -146,8 +147,20 @@ def test_a_folder_that_is_a_file(tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ValueError, match="it, or what is above it, is a file; name a folder"):
             _ring(folder)
+    with pytest.raises(ValueError, match="it, or what is above it, is a file; name a folder"):
+        MappedStorage(tmp_path / "file" / "below").disk()
     with pytest.raises(ValueError, match="MappedStorage.folder is empty"):
         MappedStorage("")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    for use in (MappedStorage(tmp_path / "new").disk, lambda: _ring(tmp_path / "new")):
+        with pytest.raises(ValueError, match="new cannot be made or written to .Permission denied.; name a folder on"):
+            use()
 
 
 def test_one_buffer_at_a_time(tmp_path):
@@ -183,39 +196,104 @@ def test_a_disk_without_locks_is_an_error_of_its_own(tmp_path, monkeypatch):
         _ring(tmp_path)
 
 
-def test_a_disk_that_others_have_filled_refuses_rows_and_changes_nothing(tmp_path, monkeypatch):
+@pytest.fixture
+def disk(monkeypatch):
+    """A disk with `left` bytes; `calls` are the ranges that were asked of it. Space is taken row by row."""
+
+    class Disk:
+        left = 10**6
+
+        def __init__(self):
+            self.calls = []
+
+        def allocate(self, descriptor, offset, size):
+            self.calls.append((offset, size))
+            if size > self.left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.left -= size
+
+    disk = Disk()
+    monkeypatch.setattr(os, "posix_fallocate", disk.allocate)
+    monkeypatch.setattr(storage_module, "_STEP_BYTES", 1)
+    return disk
+
+
+def test_space_is_taken_before_rows_are_written(tmp_path, disk):
     ring = _ring(tmp_path)
     ring.append(_window(0, 3))
-    monkeypatch.setattr(MappedStorage, "_free_bytes", lambda self: 17)
-    with pytest.raises(OSError, match="18 bytes of new rows do not fit on the disk, which has 17 bytes left"):
+    # 8 bytes per row of leaf a, 1 of leaf b/c; the rows of environment 1 begin at row 4 of each file
+    assert disk.calls == [(0, 24), (32, 24), (0, 3), (4, 3)]
+    disk.calls.clear()
+    ring.append({"a": torch.zeros(1, 1, 2), "b/c": torch.zeros(1, 1, dtype=torch.bool)}, first_env=1)
+    assert disk.calls == [(56, 8), (7, 1)]
+    ring.append(_window(0, 4))
+    assert disk.calls[2:] == [(24, 8), (3, 1)]
+
+
+def test_space_is_taken_in_steps(tmp_path, disk, monkeypatch):
+    monkeypatch.setattr(storage_module, "_STEP_BYTES", 17)
+    ring = _ring(tmp_path)
+    for number in range(4):
+        ring.append(_window(number, 1))
+    # Of the smaller leaf there are not so many bytes. 17 bytes are 2 rows, with 15 more 4.
+    assert disk.calls == [(0, 17), (32, 17), (0, 4), (4, 4), (17, 15), (49, 15)]
+
+
+def test_a_full_disk_refuses_rows_and_changes_nothing(tmp_path, disk):
+    ring = _ring(tmp_path)
+    ring.append(_window(0, 3))
+    before = [path.read_bytes() for path in sorted(tmp_path.glob("*.raw"))]
+    disk.left = 17
+    with pytest.raises(OSError, match="new rows do not fit on the disk .No space left on device.. None was stored"):
         ring.append(_window(3, 1))
     assert ring.num_added.tolist() == [3, 3]
-    monkeypatch.setattr(MappedStorage, "_free_bytes", lambda self: 18)
+    assert [path.read_bytes() for path in sorted(tmp_path.glob("*.raw"))] == before
+    disk.left += 1  # 18 bytes are needed; what was taken stays taken
     ring.append(_window(3, 1))
-    monkeypatch.setattr(MappedStorage, "_free_bytes", lambda self: 0)
+    assert disk.left == 0
     ring.append(_window(4, 4))  # the files are full: nothing new is taken
     assert ring.gather(np.array([7]), np.array([0]))["a"].tolist() == [[7.0, -7.0]]
 
 
-def test_a_state_that_finds_no_room_is_refused_and_changes_nothing(tmp_path, monkeypatch):
+def test_written_rows_have_their_place(tmp_path):
+    spec = {"a": specs.TensorSpec((3000,), torch.uint8), "b": specs.TensorSpec()}
+    ring = _ring(tmp_path, spec, num_envs=2, length=200)
+    for rows in range(1, 101):
+        ring.append({"a": torch.ones(1, 2, 3000, dtype=torch.uint8), "b": torch.ones(1, 2)})
+        if rows in (1, 22, 100):
+            first, second = (tmp_path / name for name in ("leaf_000.raw", "leaf_001.raw"))
+            assert 2 * 3000 * rows <= first.stat().st_blocks * 512 <= 2 * (3000 * rows + 2**16 + 2 * 4096)
+            assert 1600 <= second.stat().st_blocks * 512 <= 4096 * 2
+
+
+def test_an_operating_system_that_takes_no_space_beforehand(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    with pytest.raises(ValueError, match="MappedStorage needs posix_fallocate, .*; leave ReplayBuffer.storage unset"):
+        _ring(tmp_path)
+
+
+def test_a_state_that_finds_no_room_is_refused_and_changes_nothing(tmp_path, disk):
     saved, ring = Ring(SPEC, 2, 4), _ring(tmp_path)
     saved.append(_window(0, 3))
     ring.append(_window(5, 1))
-    monkeypatch.setattr(MappedStorage, "_free_bytes", lambda self: 35)
-    with pytest.raises(OSError, match="36 bytes of new rows do not fit on the disk, which has 35 bytes left"):
+    disk.left = 35
+    with pytest.raises(OSError, match="new rows do not fit on the disk"):
         ring.load_state_dict(saved.state_dict())
     assert ring.num_added.tolist() == [1, 1]
     assert ring.gather(np.array([0]), np.array([1]))["a"].tolist() == [[5.5, -5.5]]
-    monkeypatch.setattr(MappedStorage, "_free_bytes", lambda self: 36)
+    disk.left += 1
     ring.load_state_dict(saved.state_dict())
     assert ring.gather(np.array([2]), np.array([1]))["a"].tolist() == [[2.5, -2.5]]
 
 
 def test_what_an_earlier_run_takes_counts_as_available(tmp_path):
     storage = MappedStorage(tmp_path / "not" / "there")
-    disk = os.statvfs(tmp_path)
-    assert abs(storage.available_bytes() / (disk.f_bavail * disk.f_frsize) - 1) < 0.05
+    found = os.statvfs(tmp_path)
+    number, available = storage.disk()
+    assert number == tmp_path.stat().st_dev
+    assert abs(available / (found.f_bavail * found.f_frsize) - 1) < 0.05
+    assert list(tmp_path.iterdir()) == []
     spec = {"a": specs.TensorSpec((2**20,), torch.uint8)}
     _ring(tmp_path / "used", spec, 1, 4).append({"a": torch.ones(4, 1, 2**20, dtype=torch.uint8)})
-    used = MappedStorage(tmp_path / "used")
-    assert used.available_bytes() - used._free_bytes() >= 4 * 2**20
+    available = [MappedStorage(tmp_path / name).disk().available for name in ("used", "unused")]
+    assert available[0] - available[1] == pytest.approx(4 * 2**20, rel=0.5)

@@ -128,6 +128,13 @@ def test_candidates_are_counted_where_they_come_first():
     assert count_candidates(vectors).tolist() == [[2, 1, 0]]
 
 
+@pytest.mark.parametrize("shape", [(50, 7), (50, 7, 1), (50, 6, 2)])
+def test_counts_of_random_candidates(shape):
+    candidates = torch.randint(3, shape, generator=torch.Generator().manual_seed(0)).float()
+    for row, counts in zip(candidates.tolist(), count_candidates(candidates).tolist(), strict=True):
+        assert counts == [0 if each in row[:place] else row.count(each) for place, each in enumerate(row)]
+
+
 def test_draws_on_a_bound_are_one_candidate():
     # Means on both upper bounds: a quarter of the draws are the corner.
     parameters = torch.tensor([[50.0, 50.0, -50.0, -50.0]]).expand(200, -1)

@@ -90,6 +90,37 @@ def test_rows_are_independent_in_evaluation_mode():
         torch.testing.assert_close(whole[2:3], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(12, 1), (1, 12), (12, 2), (12, 3)])
+def test_bfloat16_gradients_of_narrow_images(height, width):
+    """Where a convolution strides along an axis of one pixel, oneDNN reads memory that nobody wrote."""
+    torch.manual_seed(0)
+    encoding = small_encoding(TensorSpec((36, height, width)), channels=32)
+    first = encoding._layers[0]
+    for _ in range(2):
+        image, weight = torch.randn(16, 36, height, width), torch.randn(16, *encoding.latent_shape)
+        gradients = []
+        for mixed in (False, True):
+            encoding.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                output = first(image)
+                latent = encoding(image)
+            (latent.float() * weight).sum().backward(retain_graph=True)
+            assert all(parameter.grad.isfinite().all() for parameter in encoding.parameters())
+            gradients.append(torch.autograd.grad(output.float().sum(), first.weight)[0])
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=0.05, atol=0.5)
+
+
+def test_strides_leave_axes_of_one_pixel():
+    def strides(height, width, num_halvings):
+        encoding = small_encoding(TensorSpec((3, height, width)), num_halvings=num_halvings)
+        return [encoding._layers[0].stride, encoding._layers[4]._body[0].stride, encoding._layers[4]._shortcut.stride]
+
+    assert strides(12, 1, 4) == [(2, 1), (2, 1), (2, 1)]
+    assert strides(2, 12, 2) == [(2, 2), (1, 2), (1, 2)]
+    assert strides(12, 12, 1) == [(2, 2), (1, 1), (1, 1)]
+    assert strides(12, 12, 0) == [(1, 1), (1, 1), (1, 1)]
+
+
 def test_residual_block_by_hand():
     block = ResidualBlock(1, 1).eval()
     torch.nn.init.zeros_(block._body[0].weight)

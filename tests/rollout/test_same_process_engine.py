@@ -140,3 +140,20 @@ def test_actor_without_state_hands_rows_on():
 def test_bad_window_length():
     with pytest.raises(ValueError, match="window_length is 0"):
         make_engine(window_length=0)
+
+
+def test_a_state_of_other_environments_is_refused_in_one_line():
+    engine, _ = make_engine()
+    engine.collect()
+    engine.cut()
+    state = engine.state_dict()
+    other, _ = make_engine(num_envs=3, transform=lambda spec: FrameStack(spec, num_frames=4))
+    message = "of this run: rows that a frame stack keeps 1 -> 4, Trainer.num_envs 2 -> 3; set that back, or"
+    with pytest.raises(ValueError, match=message):
+        other.check_state_dict(state)
+    for rows, change in (
+        (state["rows"][:-1], "leaves of a row 5 -> 6;"),
+        ([row.double() if row.dim() > 2 else row for row in state["rows"]], r"observation torch.float64 \(3,\) -> "),
+    ):
+        with pytest.raises(ValueError, match=f"of this run: {change}"):
+            engine.check_state_dict(state | {"rows": rows})

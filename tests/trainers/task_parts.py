@@ -51,6 +51,8 @@ class PartOptions(TrainingOptions):
 class Prioritising(TinyAlgorithm):
     """Its priorities are its errors; it keeps the latest."""
 
+    gives_priorities = True
+
     def calc_loss(self, info):
         loss, extra, _ = super().calc_loss(info)
         self.priority = loss.detach().sum(1).sqrt()

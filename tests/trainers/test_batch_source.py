@@ -161,6 +161,8 @@ def test_updates_after():
 class Inspecting(TinyAlgorithm):
     """Asks for all that a block can hold, and keeps what it got."""
 
+    gives_priorities = True
+
     def rows_needed(self):
         return RowsNeeded(future=2, future_observations=1, tail=TailNeeded(0.9))
 

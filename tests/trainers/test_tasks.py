@@ -13,6 +13,8 @@ from task_parts import OnPolicyWithPart, Prioritising, WithPart, bind
 from alfish import nest
 from alfish.algorithms.mcts_algorithm import MCTSAlgorithm
 from alfish.algorithms.muzero_reanalysis import Reanalysis
+from alfish.data_structures import RowsNeeded
+from alfish.experience_replayers import sizes
 from alfish.networks.preprocessing import FrameStack
 from alfish.ops.target_updates import TargetUpdate
 from alfish.trainers import state_nests
@@ -163,8 +165,8 @@ def test_the_estimate_and_the_sizes_include_all_tasks():
     assert estimate.run == pytest.approx(expected)
     for (path, leaf), (_, found) in zip(before, everything(trainer), strict=True):
         assert torch.equal(leaf, found) if isinstance(leaf, torch.Tensor) else leaf == found, path
-    sizes = [runner.batch_source.size for runner in trainer.runners]
-    assert trainer.replay_size.memory == sum(size.memory for size in sizes) > sizes[0].memory > 0
+    taken = [runner.batch_source.size for runner in trainer.runners]
+    assert trainer.replay_size.memory == sum(size.memory for size in taken) > taken[0].memory > 0
 
 
 def test_a_dry_run_tries_every_task():
@@ -226,10 +228,58 @@ def test_a_skipped_update_hands_down_nothing():
     assert handed == []
 
 
-def test_a_sampler_by_priority_needs_priorities():
+def test_priorities_and_sampler_go_together():
     bind(PRIORITIES)
-    with pytest.raises(ValueError, match="TinyAlgorithm gives no priorities, but its replay draws by priority"):
-        make_trainer(algorithm=TinyAlgorithm).train()
+    message = r"TinyAlgorithm gives no priorities, but .*: bind ReplayBuffer.sampler = @UniformSampler\(\), or .*"
+    with pytest.raises(ValueError, match=message + "MuzeroRepresentationImpl.priority_function = 'value_error'"):
+        make_trainer(algorithm=TinyAlgorithm)
+    bind("part/ReplayBuffer.sampler = @UniformSampler()")
+    message = r"Prioritising gives priorities, but .*: bind part/ReplayBuffer.sampler = @PrioritizedSampler\(\), or let"
+    with pytest.raises(ValueError, match=message):
+        make_trainer()
+    bind(PRIORITIES)
+    for name in (None, "value_error"):
+        algorithm = functools.partial(small_muzero, policy={"num_simulations": 1}, priority_function=name)
+        if name is None:
+            with pytest.raises(ValueError, match="MuzeroAlgorithm gives no priorities, but its replay draws by"):
+                make_trainer(algorithm=algorithm)
+        else:
+            make_trainer(algorithm=algorithm)
+
+
+def test_priorities_that_were_promised_must_come():
+    class Forgetful(Prioritising):
+        def calc_loss(self, info):
+            return super().calc_loss(info)._replace(priority=())
+
+    bind(PRIORITIES)
+    message = "Forgetful.gives_priorities is True, but its calc_loss gave no LossInfo.priority"
+    with pytest.raises(ValueError, match=message):
+        make_trainer(algorithm=Forgetful).train()
+
+
+def test_a_part_is_told_what_to_bind():
+    class Longer(TinyAlgorithm):
+        def rows_needed(self):
+            return RowsNeeded(future=3)
+
+    bind("PartOptions.batch_source = @part/OnPolicyBatches")
+    with pytest.raises(ValueError, match="Longer needs 3 rows .*: bind PartOptions.batch_source = @part/ReplayBatches"):
+        make_trainer(algorithm=type("Some", (WithPart,), {"part_type": Longer}))
+    bind(on_policy=True)
+    with pytest.raises(ValueError, match="Longer needs 3 rows .*: bind Trainer.batch_source = @ReplayBatches"):
+        make_trainer(algorithm=Longer)
+
+
+def test_the_replays_of_all_tasks_must_fit_together(monkeypatch):
+    bind()
+    first, part = (runner.batch_source.size.memory for runner in make_trainer().runners)
+    monkeypatch.setattr(sizes, "physical_memory", lambda: first + part)
+    make_trainer()
+    monkeypatch.setattr(sizes, "physical_memory", lambda: first + part - 1)
+    message = rf"together \(ReplayBuffer.capacity: {first:,} bytes, part/ReplayBuffer.capacity: {part:,} bytes\), this"
+    with pytest.raises(ValueError, match=message):
+        make_trainer()
 
 
 def stopped_run(folder, *bindings):
@@ -242,7 +292,13 @@ def stopped_run(folder, *bindings):
 
 def test_a_replay_of_another_sampler_is_refused_or_dropped(tmp_path):
     stopped = stopped_run(tmp_path)
-    bind("part/ReplayBuffer.sampler = @UniformSampler()")
+    bind(
+        "import alfish.experience_replayers.recent_mix",
+        "part/ReplayBuffer.sampler = @RecentMix()",
+        "RecentMix.sampler = @PrioritizedSampler()",
+        "RecentMix.recent_ratio = 0.5",
+        "RecentMix.recent_rows = 8",
+    )
     with pytest.raises(
         ValueError, match=r"PrioritizedSampler.*; to go on without the stored rows, give --drop_replay$"
     ):

@@ -214,7 +214,8 @@ def test_another_number_of_environments_is_refused(tmp_path):
     trainer.train(stop_at_env_steps=40)
     for num_envs in (1, 4):
         bind(replay=False, **{"Trainer.num_envs": num_envs})
-        with pytest.raises(ValueError, match=r"Trainer\.num_envs or the frame stack has changed"):
+        message = rf"are not those of this run: Trainer\.num_envs 2 -> {num_envs}; set that back, or begin a new run"
+        with pytest.raises(ValueError, match=message):
             make_trainer(tmp_path)
 
 
