@@ -252,11 +252,16 @@ class MuzeroRepresentationImpl(Algorithm):
         return self._consistency(flat_latents(predicted), flat_latents(observed))
 
     @torch.no_grad()
-    def _latent_size(self) -> int:
+    def latent_spec(self) -> nest.Nest:
+        """The spec of a latent, found by encoding a row of zeros."""
+        training = self.model.training
         self.model.eval()  # a row of zeros must not enter the statistics of batch normalisation
         latent = self.model.state_of(self.model.encode(specs.zeros(self.observation_spec, (1,))))
-        self.model.train()
-        return flat_latents(latent).shape[1]
+        self.model.train(training)
+        return specs.spec_of(latent, outer_dims=1)
+
+    def _latent_size(self) -> int:
+        return sum(math.prod(leaf.shape) for leaf in nest.leaves(self.latent_spec()))
 
 
 def _checked_weights(*weights: float) -> dict[str, float]:

@@ -6,10 +6,10 @@ from typing import Any
 import gin
 import torch
 
-from alfish import nest, specs
+from alfish import nest
 from alfish.algorithms.algorithm import Algorithm, TrainingOptions, TrainingTask
 from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl
-from alfish.data_structures import AlgStep, TimeStep, time_step_spec
+from alfish.data_structures import AlgStep, TimeStep
 
 
 @gin.configurable
@@ -72,15 +72,7 @@ class MuzeroRepresentationLearner(Algorithm):
         if training is None:
             _check_frozen(self.impl)
             self.impl.requires_grad_(False)
-        self.latent_spec = self._find_latent_spec()
-
-    def _find_latent_spec(self) -> nest.Nest:
-        row = specs.zeros(time_step_spec(self.observation_spec, self.action_spec), (1,))
-        self.eval()  # a row of zeros must not enter the statistics of batch normalisation
-        with torch.no_grad():
-            latent = self.predict_step(row, ()).output
-        self.train()
-        return specs.spec_of(latent, outer_dims=1)
+        self.latent_spec = self.impl.latent_spec()
 
     def training_tasks(self) -> list[TrainingTask]:
         return [] if self._training is None else [TrainingTask("representation", self.impl, self._training)]
