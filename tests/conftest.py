@@ -6,6 +6,7 @@ import gin
 import hypothesis
 import pytest
 import torch
+from trainer_parts import close_trainers
 
 # One thread: sums are then made in one order on every machine.
 torch.set_num_threads(1)
@@ -19,3 +20,9 @@ def _independent_of_other_tests() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         yield
     gin.clear_config()
+
+
+@pytest.fixture(autouse=True)
+def _trainers_are_closed():
+    yield
+    close_trainers()

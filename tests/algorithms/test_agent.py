@@ -8,6 +8,7 @@ import pytest
 import torch
 from agent_parts import ACTION, OBSERVATION, make_agent
 from support import ScriptedEnvironment, TinyAlgorithm
+from trainer_parts import closed_after_test
 
 from alfish import nest, specs
 from alfish.algorithms.agent import Agent, AgentState
@@ -20,20 +21,10 @@ from alfish.rollout.same_process_engine import SameProcessEngine
 from alfish.summary.timers import Timers
 
 CPU = torch.device("cpu")
-_TRAINERS = []
-
-
-@pytest.fixture(autouse=True)
-def _close_trainers():
-    yield
-    while _TRAINERS:
-        _TRAINERS.pop().close()
 
 
 def make_trainer(*arguments, **options):
-    trainer = agent_parts.make_trainer(*arguments, **options)
-    _TRAINERS.append(trainer)
-    return trainer
+    return closed_after_test(agent_parts.make_trainer(*arguments, **options))
 
 
 def collect(agent, length=6):

@@ -9,8 +9,8 @@ import torch
 from muzero_parts import small_muzero
 from support import TinyAlgorithm
 from task_parts import OnPolicyWithPart, Prioritising, WithPart, bind
+from trainer_parts import assert_same, closed_after_test, everything
 
-from alfish import nest
 from alfish.algorithms.mcts_algorithm import MCTSAlgorithm
 from alfish.algorithms.muzero_reanalysis import Reanalysis
 from alfish.data_structures import RowsNeeded
@@ -25,31 +25,10 @@ from alfish.trainers.initial_weights import InitialWeights
 from alfish.trainers.weight_files import save_weights
 
 PRIORITIES = "ReplayBuffer.sampler = @PrioritizedSampler()"
-_TRAINERS = []
-
-
-@pytest.fixture(autouse=True)
-def _close_trainers():
-    yield
-    while _TRAINERS:
-        _TRAINERS.pop().close()
 
 
 def make_trainer(*arguments, **options):
-    trainer = task_parts.make_trainer(*arguments, **options)
-    _TRAINERS.append(trainer)
-    return trainer
-
-
-def everything(trainer):
-    components = {name: part.state_dict() for name, part in trainer._components().items() if name != "summaries"}
-    return nest.leaves_with_paths(components)
-
-
-def assert_same(first, second):
-    for (path, leaf), (_, found) in zip(everything(first), everything(second), strict=True):
-        same = torch.equal(leaf, found) if isinstance(leaf, torch.Tensor) else leaf == found
-        assert same, path
+    return closed_after_test(task_parts.make_trainer(*arguments, **options))
 
 
 def parameters(module):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from muzero_parts import small_muzero
 from support import ScriptedEnvironment, TinyAlgorithm
+from trainer_parts import assert_same, closed_after_test
 
-from alfish import nest
 from alfish.data_structures import StepType
 from alfish.networks.preprocessing import FrameStack
 from alfish.ops.target_updates import TargetUpdate
@@ -18,16 +18,6 @@ from alfish.trainers.state_checks import CheckpointMismatch
 from alfish.trainers.trainer import Trainer
 
 CPU = torch.device("cpu")
-
-
-_TRAINERS = []
-
-
-@pytest.fixture(autouse=True)
-def _close_trainers():
-    yield
-    while _TRAINERS:
-        _TRAINERS.pop().close()
 
 
 def bind(replay=True, **settings):
@@ -62,20 +52,9 @@ def make_trainer(root_dir=None, algorithm=TinyAlgorithm, seed=0, made=None, **pa
         return environment
 
     trainer = Trainer(Experiment(environment=make_environment, algorithm=algorithm, **parts), CPU, seed=seed)
-    _TRAINERS.append(trainer)
+    closed_after_test(trainer)
     resumed = root_dir is not None and trainer.open(root_dir, Summaries([CsvWriter(root_dir / "metrics.csv")]))
     return trainer, resumed
-
-
-def everything(trainer):
-    components = {name: part.state_dict() for name, part in trainer._components().items() if name != "summaries"}
-    return nest.leaves_with_paths(components)
-
-
-def assert_same(first, second):
-    for (path, leaf), (_, found) in zip(everything(first), everything(second), strict=True):
-        same = torch.equal(leaf, found) if isinstance(leaf, torch.Tensor) else leaf == found
-        assert same, path
 
 
 def muzero(observation_spec, action_spec):
