@@ -110,6 +110,8 @@ class BatchInfo(NamedTuple):
         age: `[B, T + future]` int64, environment steps of the run, over all environments, that were stored after the
             row; `()` for a fresh window.
         tail: what lies beyond the block, for an algorithm whose `RowsNeeded.tail` asks for it; else `()`.
+        state: `[B, ...]`, the recurrent state before the block's first row, as it was when that row was answered; `()`
+            if the algorithm has none.
     """
 
     action: nest.Nest
@@ -117,6 +119,7 @@ class BatchInfo(NamedTuple):
     importance_weight: nest.Nest = ()
     age: nest.Nest = ()
     tail: nest.Nest = ()
+    state: nest.Nest = ()
 
 
 class LossInfo(NamedTuple):
