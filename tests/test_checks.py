@@ -1,7 +1,9 @@
+import math
+
 import numpy as np
 import pytest
 
-from alfish.checks import check_at_least
+from alfish.checks import check_at_least, check_in_range
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int64(1)])
@@ -23,3 +25,29 @@ def test_counts_that_can_be_used(value):
 def test_counts_that_cannot_be_used(value, message):
     with pytest.raises(ValueError, match=message):
         check_at_least("Thing.size", value, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "minimum", "maximum"), [(0, 0.0, 1.0), (1.0, 0.0, 1.0), (np.float32(0.5), 0.0, 1.0), (7, 0.0, math.inf)]
+)
+def test_numbers_that_can_be_used(value, minimum, maximum):
+    check_in_range("Thing.share", value, minimum, maximum)
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "message"),
+    [
+        (1.5, {"minimum": 0.0, "maximum": 1.0}, r"^Thing.share is 1.5; expected a number in \[0, 1\]$"),
+        (math.nan, {"minimum": 0.0, "maximum": 1.0}, r"^Thing.share is nan; expected a number in \[0, 1\]$"),
+        (-0.1, {"minimum": 0.0}, "^Thing.share is -0.1; expected a finite number of at least 0$"),
+        (math.inf, {"minimum": 0.0}, "^Thing.share is inf; expected a finite number of at least 0$"),
+        (2, {"maximum": 1.5}, "^Thing.share is 2; expected a finite number of at most 1.5$"),
+        (math.inf, {}, "^Thing.share is inf; expected a finite number$"),
+        ("half", {"minimum": 0.0}, "^Thing.share is 'half'; expected a finite number of at least 0$"),
+        (True, {"minimum": 0.0}, "^Thing.share is True; expected a finite number of at least 0$"),
+        (None, {"minimum": 0.0}, "^Thing.share is None; expected a finite number of at least 0$"),
+    ],
+)
+def test_numbers_that_cannot_be_used(value, bounds, message):
+    with pytest.raises(ValueError, match=message):
+        check_in_range("Thing.share", value, **bounds)

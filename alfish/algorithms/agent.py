@@ -1,6 +1,6 @@
 """A representation and an algorithm that sees it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import gin
@@ -25,7 +25,8 @@ class Agent(Algorithm):
 
     Stored are the rows as the environment gave them and the info of the algorithm; latents are computed anew from them,
     with the representation as it is then. It sends no gradient into the representation, which learns by its own
-    training task from the same rows; so the algorithm may be any, and none of its hooks is different here.
+    training task from the same rows; so the algorithm may be any, recurrent too, and none of its hooks is different
+    here. The representation itself has no memory.
 
     Args:
         observation_spec: nest of TensorSpec.
@@ -67,6 +68,7 @@ class Agent(Algorithm):
         self.gives_priorities = self.algorithm.gives_priorities
         self.trains_on_last_rows = self.algorithm.trains_on_last_rows
         self.acting_phase = self.algorithm.acting_phase
+        self.may_stop_early = self.algorithm.may_stop_early
 
     def training_tasks(self) -> list[TrainingTask]:
         return [*self.representation.training_tasks(), *self.algorithm.training_tasks()]
@@ -108,17 +110,29 @@ class Agent(Algorithm):
         seen = nest.map_structure(lambda leaf: leaf[:, :num_rows].flatten(0, 1), root_inputs)
         latent = self.representation.predict_step(seen, ()).output
         latent = nest.map_structure(lambda leaf: leaf.unflatten(0, (-1, num_rows)), latent)
-        return self.algorithm.preprocess_experience(root_inputs._replace(observation=latent), rollout_info, batch_info)
+        return self.algorithm.preprocess_experience(
+            root_inputs._replace(observation=latent),
+            rollout_info,
+            batch_info._replace(state=_of_algorithm(batch_info.state)),
+        )
 
     def train_step(self, inputs: TimeStep, state: nest.Nest, rollout_info: nest.Nest) -> AlgStep:
         """The algorithm's, of latents."""
-        return self.algorithm.train_step(inputs, state, rollout_info)
+        return self.algorithm.train_step(inputs, _of_algorithm(state), rollout_info)
 
     def calc_loss(self, info: nest.Nest) -> LossInfo:
         return self.algorithm.calc_loss(info)
+
+    def stops_early(self, metrics: Mapping[str, torch.Tensor | float]) -> bool:
+        return self.algorithm.stops_early(metrics)
 
     def after_update(self, progress: Progress) -> None:
         self.algorithm.after_update(progress)
 
     def after_train_iter(self, progress: Progress) -> None:
         self.algorithm.after_train_iter(progress)
+
+
+def _of_algorithm(state: nest.Nest) -> nest.Nest:
+    # Without any recurrent state, `()` stands for both.
+    return state.algorithm if isinstance(state, AgentState) else ()

@@ -1,6 +1,6 @@
 """The base class of all algorithms: the hooks, in the order in which a row of data meets them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -26,12 +26,14 @@ class Algorithm(torch.nn.Module):
         trains_on_last_rows: False leaves LAST rows, whose action is ignored, out of the loss.
         gives_priorities: True if `calc_loss` gives `LossInfo.priority`, by which a replay may draw.
         acting_phase: what `rollout_step` is called in the time split of the summary.
+        may_stop_early: True if `stops_early` is to be asked after every update.
     """
 
     on_policy: bool = False
     trains_on_last_rows: bool = False
     gives_priorities: bool = False
     acting_phase: str = "act"
+    may_stop_early: bool = False
 
     def __init__(self, observation_spec: nest.Nest, action_spec: nest.Nest):
         super().__init__()
@@ -95,18 +97,27 @@ class Algorithm(torch.nn.Module):
         """The forward pass with gradient.
 
         Args:
-            inputs: rows; `[B * T]` of them at once if the algorithm has no recurrent state.
-            state: the recurrent state before these rows.
+            inputs: rows `[B * T]`; of an algorithm with a recurrent state, sequences `[B, T]`.
+            state: `[B, ...]`, before the first row of each sequence, as when that row was answered; `()` without.
             rollout_info: what `preprocess_experience` returned for these rows.
 
         Returns:
-            AlgStep whose `info` is what `calc_loss` needs.
+            AlgStep whose `info` is what `calc_loss` needs, with the leading axes of `inputs`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define train_step(inputs, state, rollout_info)")
 
     def calc_loss(self, info: nest.Nest) -> LossInfo:
         """The loss `[B, T]` from the `info` of `train_step`, also `[B, T]`."""
         raise NotImplementedError(f"{type(self).__name__} must define calc_loss(info) -> LossInfo")
+
+    def stops_early(self, metrics: Mapping[str, torch.Tensor | float]) -> bool:
+        """Whether the rest of this iteration's batches are left out: of an on-policy algorithm, for good.
+
+        Args:
+            metrics: of the last update: what `calc_loss` reports, as scalars, and those of the updater.
+        """
+        del metrics
+        return False
 
     def after_update(self, progress: Progress) -> None:
         """Called after every gradient step: target networks."""

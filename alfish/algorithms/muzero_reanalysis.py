@@ -10,10 +10,11 @@ import torch
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.mcts_algorithm import MCTSAlgorithm
-from alfish.algorithms.muzero_targets import Block, bootstrap_rows
+from alfish.algorithms.muzero_targets import Block
 from alfish.checks import check_at_least
 from alfish.data_structures import Progress, TimeStep
 from alfish.models.mcts_model import MCTSModel
+from alfish.ops.block_rows import bootstrap_rows
 
 MONTE_CARLO = -1
 """The `td_steps` of returns to the end of the episode."""

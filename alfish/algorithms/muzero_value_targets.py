@@ -6,7 +6,6 @@ from alfish import nest
 from alfish.algorithms.muzero_reanalysis import MONTE_CARLO, Searches
 from alfish.algorithms.muzero_targets import (
     Block,
-    bootstrap_rows,
     outcome_values,
     return_values,
     search_values,
@@ -15,6 +14,7 @@ from alfish.algorithms.muzero_targets import (
 from alfish.algorithms.td_horizons import LinearTdStepFunc, MixedValueTarget
 from alfish.data_structures import BatchInfo
 from alfish.models.mcts_model import MCTSModel
+from alfish.ops.block_rows import bootstrap_rows
 
 
 class ValueTargets:

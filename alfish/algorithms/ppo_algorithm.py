@@ -1,17 +1,20 @@
 """Proximal policy optimisation: Schulman et al., "Proximal Policy Optimization Algorithms" (2017)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import gin
 import torch
 
-from alfish import nest, specs
+from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
-from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, StepType, TimeStep
+from alfish.algorithms.stochastic_policy import PolicyInfo, StochasticPolicy, split_window
+from alfish.checks import check_in_range
+from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.networks.actor_critic import ActorCriticNetwork
-from alfish.ops.distributions import make_action_distribution
+from alfish.networks.encoders import Encoder, IdentityEncoder
+from alfish.ops.distributions import BoxDistribution
 from alfish.ops.masking import masked_explained_variance, masked_means, masked_normalize
 from alfish.ops.policy_losses import approximate_kl, clip_fraction, clipped_surrogate_loss
 from alfish.ops.returns import generalized_advantage_estimate
@@ -19,32 +22,18 @@ from alfish.ops.schedules import Schedule, as_schedule
 from alfish.ops.value_losses import clipped_squared_error, squared_error
 
 
-class PPOInfo(NamedTuple):
-    """What `rollout_step` stores for each row.
-
-    Attributes:
-        log_prob: `[B]`, of the action.
-        value: `[B]`, V of the row's observation.
-        sample: `[B, ...]`, the action before it was clipped to its bounds; `()` for actions that are never clipped.
-    """
-
-    log_prob: torch.Tensor
-    value: torch.Tensor
-    sample: nest.Nest = ()
-
-
 class PPOTrainInfo(NamedTuple):
-    """What `preprocess_experience` hands to `train_step`; `[B, T]`, or mini-batches of these rows, `[N]`.
+    """What `preprocess_experience` hands to `train_step`; `[B, T]`, or mini-batches of these rows.
 
     Attributes:
-        sample: the action before it was clipped to its bounds.
+        sample: a nest, the action before it was clipped to its bounds.
         log_prob: of the sample, while collecting.
         value: V of the row, while collecting.
         advantage: the generalised advantage estimate, not normalised; 0 on LAST rows.
         returns: advantage + value, the target of the value.
     """
 
-    sample: torch.Tensor
+    sample: nest.Nest
     log_prob: torch.Tensor
     value: torch.Tensor
     advantage: torch.Tensor
@@ -71,25 +60,33 @@ class PPOLossInfo(NamedTuple):
 
 @gin.configurable
 class PPOAlgorithm(Algorithm):
-    """PPO with a clipped surrogate objective and generalised advantage estimation, without recurrent state.
+    """PPO with a clipped surrogate objective and generalised advantage estimation.
 
         loss = L_clip + value_loss_weight * L_value - entropy_weight * entropy
 
     (equation 9 of the paper; `docs/algorithms/ppo.md`.)
 
+    With a recurrent encoder it trains on sequences, each from the state as it was stored before its first row; the
+    values and advantages are those of the rollout.
+
     Args:
         observation_spec: nest of TensorSpec.
-        action_spec: one BoundedTensorSpec: a discrete choice, several, or a box.
-        actor_critic: called with `observation_spec` and `action_spec`, returns a module that maps observations
-            `[N, ...]` to the parameters of the action distribution `[N, P]` and values `[N]`.
+        action_spec: a BoundedTensorSpec, a discrete choice, several, or a box; or a nest of them.
+        actor_critic: called with the `observation_spec` of the encoder's features and `action_spec`, returns a module
+            that maps features `[N, ...]` to the parameters of the action distribution `[N, P]` and values `[N]`.
         discount: gamma, in [0, 1], for each environment step.
         gae_lambda: lambda of the advantage estimate, in [0, 1].
         clip_ratio: epsilon of the surrogate objective, a number or a schedule over the run, above 0 at its start.
         value_loss_weight: c1 of equation 9; the value loss has no factor 1/2.
-        entropy_weight: c2 of equation 9.
+        entropy_weight: c2 of equation 9, a number or a schedule over the run, nowhere below 0.
         normalize_advantage: to mean 0 and standard deviation 1 in each mini-batch, LAST rows left out.
         value_clip: how far the value may move from its estimate while collecting, in the units of the return; None for
             no limit.
+        target_kl: the rest of a window's mini-batches is left out once the approximate KL of an update, the mean of
+            its rows in nats, is larger; None for no such limit.
+        encoder: makes what stands between the observation and the network, with or without memory.
+        box_distribution: the family of floating-point actions.
+        legal_mask_key: where the observation is a dict, its entry that is nonzero for legal actions; see LegalMask.
 
     Raises:
         ValueError: an argument is out of its range, or the network does not fit the specs.
@@ -106,50 +103,62 @@ class PPOAlgorithm(Algorithm):
         gae_lambda: float = 0.95,
         clip_ratio: float | Schedule = 0.2,
         value_loss_weight: float = 0.5,
-        entropy_weight: float = 0.0,
+        entropy_weight: float | Schedule = 0.0,
         normalize_advantage: bool = True,
         value_clip: float | None = None,
+        target_kl: float | None = None,
+        encoder: Callable[..., Encoder] = IdentityEncoder,
+        box_distribution: BoxDistribution = "normal",
+        legal_mask_key: str | None = None,
     ):
         super().__init__(observation_spec, action_spec)
-        _check_range("discount", discount, 0.0, 1.0)
-        _check_range("gae_lambda", gae_lambda, 0.0, 1.0)
-        _check_range("value_loss_weight", value_loss_weight, 0.0, math.inf)
-        _check_range("entropy_weight", entropy_weight, 0.0, math.inf)
+        check_in_range("PPOAlgorithm.discount", discount, 0.0, 1.0)
+        check_in_range("PPOAlgorithm.gae_lambda", gae_lambda, 0.0, 1.0)
+        check_in_range("PPOAlgorithm.value_loss_weight", value_loss_weight, 0.0)
         self._discount = discount
         self._gae_lambda = gae_lambda
         self._value_loss_weight = value_loss_weight
-        self._entropy_weight = entropy_weight
         self._normalize_advantage = normalize_advantage
         self._clip_schedule = as_schedule(clip_ratio, "PPOAlgorithm.clip_ratio")
-        self._clip_ratio = self._clip_schedule(0.0)
-        for name, bound in (("clip_ratio, at the start of the run,", self._clip_ratio), ("value_clip", value_clip)):
+        self._entropy_schedule = as_schedule(entropy_weight, "PPOAlgorithm.entropy_weight", minimum=0.0)
+        self.after_train_iter(Progress())
+        bounds = {"clip_ratio, at the start of the run,": self._clip_ratio, "value_clip": value_clip}
+        for name, bound in (bounds | {"target_kl": target_kl}).items():
             if bound is not None and not 0.0 < bound < math.inf:
                 raise ValueError(f"PPOAlgorithm.{name} is {bound}; expected a number above 0")
         self._value_clip = value_clip
-        self.action_distribution = make_action_distribution(action_spec)
-        self.actor_critic = _build(actor_critic, observation_spec, action_spec, self.action_distribution.num_parameters)
+        self._target_kl = target_kl
+        self.may_stop_early = target_kl is not None
+        self.policy = StochasticPolicy(
+            observation_spec,
+            action_spec,
+            encoder,
+            actor_critic,
+            box_distribution,
+            legal_mask_key,
+            owner="PPOAlgorithm",
+            network_setting="actor_critic",
+        )
 
     def rows_needed(self) -> RowsNeeded:
         """The row after the window, whose value stands for the future of its last row."""
         return RowsNeeded(future=1, future_observations=1)
 
+    def initial_state(self, batch_size: int) -> nest.Nest:
+        """The encoder's."""
+        return self.policy.initial_state(batch_size)
+
     def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
         """The most likely actions."""
-        parameters, _ = self.actor_critic(time_step.observation)
-        return AlgStep(self.action_distribution.clip(self.action_distribution.mode(parameters)), state)
+        return self.policy.predict(time_step, state)
 
     def rollout_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
-        """Sampled actions; `info` is a PPOInfo."""
-        parameters, value = self.actor_critic(time_step.observation)
-        distribution = self.action_distribution
-        sample, log_prob = distribution.sample(parameters)
-        if not distribution.clips:
-            return AlgStep(sample, state, PPOInfo(log_prob, value))
-        return AlgStep(distribution.clip(sample), state, PPOInfo(log_prob, value, sample))
+        """Sampled actions; `info` is a PolicyInfo."""
+        return self.policy.rollout(time_step, state)
 
     @torch.no_grad()
     def preprocess_experience(
-        self, root_inputs: TimeStep, rollout_info: PPOInfo, batch_info: BatchInfo
+        self, root_inputs: TimeStep, rollout_info: PolicyInfo, batch_info: BatchInfo
     ) -> tuple[TimeStep, PPOTrainInfo]:
         """Advantages and returns.
 
@@ -164,29 +173,30 @@ class PPOAlgorithm(Algorithm):
         Returns:
             The first T rows, and what `train_step` needs of them.
         """
-        num_rows = root_inputs.reward.shape[1] - 1
-        inputs, info, action = nest.map_structure(
-            lambda leaf: leaf[:, :num_rows], (root_inputs, rollout_info, batch_info.action)
-        )
-        next_observation = nest.map_structure(lambda leaf: leaf[:, num_rows], root_inputs.observation)
-        _, final_value = self.actor_critic(next_observation)
+        collected = split_window(self.policy, root_inputs, rollout_info, batch_info)
+        value = rollout_info.value[:, : collected.inputs.reward.shape[1]]
+        final_value = self._final_value(root_inputs, batch_info.state)
         advantage = generalized_advantage_estimate(
             root_inputs.reward,
             root_inputs.discount,
-            torch.cat((info.value, final_value.unsqueeze(1)), dim=1),
+            torch.cat((value, final_value.unsqueeze(1)), dim=1),
             root_inputs.is_last(),
             self._discount,
             self._gae_lambda,
         )
-        sample = info.sample if self.action_distribution.clips else action
-        return inputs, PPOTrainInfo(sample, info.log_prob, info.value, advantage, advantage + info.value)
+        info = PPOTrainInfo(collected.sample, collected.log_prob, value, advantage, advantage + value)
+        return collected.inputs, info
+
+    def _final_value(self, rows: TimeStep, state: nest.Nest) -> torch.Tensor:
+        """V of the last row `[B]`; with a memory, all rows are needed for it."""
+        if nest.leaves(state):
+            return self.policy.unroll(rows, state)[1][:, -1]
+        return self.policy.unroll(nest.map_structure(lambda leaf: leaf[:, -1], rows), ())[1]
 
     def train_step(self, inputs: TimeStep, state: nest.Nest, rollout_info: PPOTrainInfo) -> AlgStep:
-        """The policy and the value of rows `[N]` now; `info` is a PPOLossInfo."""
-        parameters, value = self.actor_critic(inputs.observation)
-        log_prob, entropy = self.action_distribution.evaluate(parameters, rollout_info.sample)
-        is_valid = inputs.step_type != StepType.LAST
-        return AlgStep((), state, PPOLossInfo(log_prob, entropy, value, rollout_info, is_valid))
+        """The policy and the value of rows `[N]`, or of sequences `[B, T]`, now; `info` is a PPOLossInfo."""
+        log_prob, entropy, value, is_valid = self.policy.evaluate(inputs, state, rollout_info.sample)
+        return AlgStep((), (), PPOLossInfo(log_prob, entropy, value, rollout_info, is_valid))
 
     def calc_loss(self, info: PPOLossInfo) -> LossInfo:
         """The loss of each row, LAST rows among them; they are left to the caller. `extra` holds means without them."""
@@ -214,34 +224,12 @@ class PPOAlgorithm(Algorithm):
             extra["explained_variance"] = masked_explained_variance(old.value, old.returns, info.is_valid)
         return LossInfo(loss, extra)
 
+    def stops_early(self, metrics: Mapping[str, torch.Tensor | float]) -> bool:
+        """Whether the policy has moved further from the one that collected than `target_kl`."""
+        assert self._target_kl is not None
+        return float(metrics["approximate_kl"]) > self._target_kl
+
     def after_train_iter(self, progress: Progress) -> None:
-        """Sets the clip ratio of the next iteration."""
+        """Sets the clip ratio and the weight of the entropy of the next iteration."""
         self._clip_ratio = self._clip_schedule(progress.fraction)
-
-
-def _check_range(name: str, value: float, minimum: float, maximum: float) -> None:
-    if not (minimum <= value <= maximum and math.isfinite(value)):
-        raise ValueError(f"PPOAlgorithm.{name} is {value}; expected a finite number in [{minimum}, {maximum}]")
-
-
-def _build(
-    actor_critic: Callable[..., torch.nn.Module],
-    observation_spec: nest.Nest,
-    action_spec: nest.Nest,
-    num_parameters: int,
-) -> torch.nn.Module:
-    """Builds the network and tries it: values of shape `[N, 1]` would broadcast in the loss without an error."""
-    if isinstance(actor_critic, torch.nn.Module):
-        raise ValueError(
-            f"PPOAlgorithm.actor_critic is a {type(actor_critic).__name__} that is already built; expected its "
-            "constructor: in a gin file, write @ActorCriticNetwork without the parentheses"
-        )
-    network = actor_critic(observation_spec=observation_spec, action_spec=action_spec)
-    with torch.no_grad():
-        parameters, value = network(specs.zeros(observation_spec, (2,)))
-    if parameters.shape != (2, num_parameters) or value.shape != (2,):
-        raise ValueError(
-            f"for 2 observations {type(network).__name__} returned parameters of shape {tuple(parameters.shape)} and "
-            f"values of shape {tuple(value.shape)}; the action spec needs {(2, num_parameters)} and {(2,)}"
-        )
-    return network
+        self._entropy_weight = self._entropy_schedule(progress.fraction)

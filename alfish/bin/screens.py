@@ -27,7 +27,7 @@ def print_first_screen(
     built, total = trainer.built, trainer.total_env_steps
     lines = {
         "algorithm": f"{type(built.algorithm).__name__}, {parameter_count(built.algorithm):,} parameters",
-        "environment": f"{built.environment.num_envs} × {built.environment.name}",
+        "environment": f"{trainer.num_envs} × {built.environment.name}",
         "device": devices.description(device),
         "seed": str(trainer.seed),
         "run folder": str(folder),

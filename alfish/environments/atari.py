@@ -77,6 +77,7 @@ def make_atari(
     preprocessing: AtariPreprocessing | None = None,
     num_threads: int = 0,
     render_mode: Literal["rgb_array"] | None = None,
+    freeze_after_end: bool = False,
 ) -> VectorEnvironment:
     """Makes B environments that play one Atari game.
 
@@ -93,6 +94,8 @@ def make_atari(
         preprocessing: None takes `AtariPreprocessing()`, as gin configures it.
         num_threads: threads that play; 0 takes as many as there are cores, at most B. The rows do not depend on it.
         render_mode: needs no setting: `render` enlarges the observed frame, all that ale-py's vector environment shows.
+        freeze_after_end: see `VectorEnvironment.freezes`; bind `Experiment.freeze_after_end`, which gives it. ale-py
+            cannot leave a game alone: one that is frozen plays on unseen, so this saves no time.
 
     Returns:
         The environments.
@@ -114,7 +117,7 @@ def make_atari(
         rows.metadata = {**env.metadata, "render_fps": _FRAMES_PER_SECOND / chosen.frame_skip}
         return rows
 
-    return GymnasiumEnvironment(make, f"atari {rom}", seeds_each=True, no_future=_no_future)
+    return GymnasiumEnvironment(make, f"atari {rom}", seeds_each=True, no_future=_no_future, freezes=freeze_after_end)
 
 
 def _arguments(chosen: AtariPreprocessing) -> dict[str, Any]:
@@ -178,7 +181,9 @@ class AtariRows(gymnasium.vector.VectorWrapper):
         )
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins new games in all environments."""
+        """Begins new games in all environments, or where `options["reset_mask"]` is True."""
+        if options is not None and "reset_mask" in options:
+            return self._reset_some(options["reset_mask"])
         seeds: Any = np.asarray(seed)  # an array, where the base class says a number
         observation, info = self.env.reset(seed=seeds, options=options)
         self._rows[:] = 0
@@ -186,6 +191,15 @@ class AtariRows(gymnasium.vector.VectorWrapper):
         self._cut[:] = False
         self._lives = info["lives"]
         return self._channels_first(observation), info
+
+    def _reset_some(self, which: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        before = self._seen
+        observation, info = self.env.reset(options={"reset_mask": which})
+        self._seen = np.where(which[:, None, None, None], self._channels_first(observation), before)
+        self._rows[which] = 0
+        self._ended, self._cut = self._ended & ~which, self._cut & ~which
+        self._lives = np.where(which, info["lives"], self._lives)
+        return self._seen, info
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Takes a step; where a game was truncated the row before, begins a new one."""

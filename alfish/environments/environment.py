@@ -31,6 +31,8 @@ class VectorEnvironment(abc.ABC):
         action_spec: nest of BoundedTensorSpec, of one environment.
         frames_per_second: at which `render` is shown in the time of the game.
         action_names: what the values of a discrete action are called, from 0; empty if nobody tells.
+        freezes: True if an environment whose episode has ended repeats its LAST row, with reward 0 and a zero
+            `prev_action`, until the step after the next `begin_window`; its FIRST row is written by that step.
     """
 
     name: str
@@ -39,6 +41,7 @@ class VectorEnvironment(abc.ABC):
     action_spec: nest.Nest
     frames_per_second: float = 30.0
     action_names: Sequence[str] = ()
+    freezes: bool = False
 
     @abc.abstractmethod
     def reset(self, seed: int, out: TimeStep) -> None:
@@ -67,6 +70,10 @@ class VectorEnvironment(abc.ABC):
             EnvironmentFault: an environment raised, or returned what it should not.
             ValueError: the action does not fit `action_spec`, or is not finite.
         """
+
+    def begin_window(self) -> None:
+        """Lets the next step begin new episodes where they have ended. Called where `freezes` is True only."""
+        raise NotImplementedError(f"{type(self).__name__} must define begin_window(), or not be one that freezes")
 
     def render(self) -> np.ndarray:
         """What environment 0 looks like now.

@@ -12,6 +12,7 @@ import numpy as np
 
 from alfish import gin_config
 from alfish.environments.faults import EnvironmentFault, locate, shorten
+from alfish.environments.held_environment import HeldEnvironment
 
 _BOOLS = (bool, np.bool_)
 _NUMBERS = (float, int, np.floating, np.integer, np.bool_)
@@ -157,6 +158,7 @@ class EnvironmentMaker:
         index: which of the parallel environments.
         num_envs: B.
         in_worker: True if the environment will run in a worker process.
+        held: True if it shall be a HeldEnvironment.
     """
 
     def __init__(
@@ -168,10 +170,11 @@ class EnvironmentMaker:
         index: int,
         num_envs: int,
         in_worker: bool,
+        held: bool,
     ):
         self._spec, self._make_kwargs, self._wrappers = spec, make_kwargs, tuple(wrappers)
         self._name, self._index, self._num_envs = name, index, num_envs
-        self._in_worker = in_worker
+        self._in_worker, self._held = in_worker, held
         self._config_text = gin_config.config_text() if in_worker else ""
         self._home_process = os.getpid()
 
@@ -198,4 +201,5 @@ class EnvironmentMaker:
             where = locate(self._name, self._index, self._num_envs)
             line = f"{where}: could not be made: {type(error).__name__}: {error}"
             raise EnvironmentFault(f"{traceback.format_exc()}{line}" if self._in_worker else line) from error
-        return GuardedEnvironment(env, self._name, self._index, self._num_envs, self._in_worker)
+        guarded = GuardedEnvironment(env, self._name, self._index, self._num_envs, self._in_worker)
+        return HeldEnvironment(guarded) if self._held else guarded

@@ -37,6 +37,7 @@ def make_gymnasium(
     time_limit: int | None = None,
     rebuild_on_reset: bool | None = None,
     render_mode: str | None = None,
+    freeze_after_end: bool = False,
 ) -> VectorEnvironment:
     """Makes B environments that are registered with Gymnasium.
 
@@ -58,6 +59,8 @@ def make_gymnasium(
         rebuild_on_reset: makes the environments anew at every `reset(seed)`, for those in which something outlives a
             seeded reset; otherwise a resumed run would differ. None decides by name: True for MinAtar.
         render_mode: `"rgb_array"` to `render` them; None is faster.
+        freeze_after_end: see `VectorEnvironment.freezes`; bind `Experiment.freeze_after_end`, which gives it. Not with
+            `"native"`.
 
     Returns:
         The environments.
@@ -75,7 +78,7 @@ def make_gymnasium(
     spec = _find_spec(name)
     native = vectorization == "native"
     if native:
-        _check_native(spec, name, wrappers)
+        _check_native(spec, name, wrappers, freeze_after_end)
     if rebuild_on_reset is None:
         rebuild_on_reset = name.startswith(_KEEPS_STATE)
     with _naming_missing_packages(spec):
@@ -86,8 +89,11 @@ def make_gymnasium(
         if native:
             make = _native_maker(spec, num_envs, kwargs)
         else:
-            make = _vector_maker(spec, num_envs, kwargs, wrappers, name, in_workers=vectorization == "async")
-        return GymnasiumEnvironment(make, name, seeds_each=not native, rebuild_on_reset=rebuild_on_reset)
+            in_workers = vectorization == "async"
+            make = _vector_maker(spec, num_envs, kwargs, wrappers, name, in_workers, freeze_after_end)
+        return GymnasiumEnvironment(
+            make, name, seeds_each=not native, rebuild_on_reset=rebuild_on_reset, freezes=freeze_after_end
+        )
 
 
 @contextlib.contextmanager
@@ -108,15 +114,20 @@ def _vector_maker(
     wrappers: Sequence[Callable[[gymnasium.Env], gymnasium.Env]],
     name: str,
     in_workers: bool,
+    held: bool,
 ) -> Callable[[], VectorEnv]:
-    makers = [EnvironmentMaker(spec, kwargs, wrappers, name, i, num_envs, in_workers) for i in range(num_envs)]
+    makers = [EnvironmentMaker(spec, kwargs, wrappers, name, i, num_envs, in_workers, held) for i in range(num_envs)]
     if in_workers:
         return lambda: workers.start(makers)
     # copy=False: its one buffer is copied into the row before the next step.
     return lambda: SyncVectorEnv(makers, copy=False)
 
 
-def _check_native(spec: EnvSpec, name: str, wrappers: Sequence[Callable[[gymnasium.Env], gymnasium.Env]]) -> None:
+def _check_native(
+    spec: EnvSpec, name: str, wrappers: Sequence[Callable[[gymnasium.Env], gymnasium.Env]], freeze_after_end: bool
+) -> None:
+    if freeze_after_end:
+        raise ValueError(f"the native vector environment of {name!r} cannot freeze after an episode's end; use 'sync'")
     if wrappers:
         raise ValueError(f"wrappers cannot be applied to the native vector environment of {name!r}; use 'sync'")
     if spec.namespace == "ALE":

@@ -14,6 +14,7 @@ from alfish.data_structures import StepType, TimeStep
 from alfish.environments import optional, spaces, workers
 from alfish.environments.action_names import action_names
 from alfish.environments.environment import ArrayLayout, BoundaryChecks, VectorEnvironment
+from alfish.environments.repeated_rows import RepeatedRows
 
 NoFuture = Callable[[np.ndarray, dict[str, Any]], np.ndarray]
 """From `terminated` `[B]` and the info of a step to where there is no future value, `[B]` bool."""
@@ -35,6 +36,8 @@ class GymnasiumEnvironment(VectorEnvironment):
         rebuild_on_reset: makes it anew at every `reset` but the first: for environments in which something outlives a
             seeded reset, so that the rows after it would not follow from the seed alone.
         no_future: where the discount is 0; None for where the episode terminated.
+        freezes: see VectorEnvironment. Needs resets with a `reset_mask`; an environment that is frozen may be stepped
+            all the same (HeldEnvironment ignores it), and what it then returns is not looked at.
 
     Raises:
         ValueError: the autoreset mode is another one, or a space has no tensor form.
@@ -47,8 +50,10 @@ class GymnasiumEnvironment(VectorEnvironment):
         seeds_each: bool,
         rebuild_on_reset: bool = False,
         no_future: NoFuture | None = None,
+        freezes: bool = False,
     ):
         self.name = name
+        self.freezes = freezes
         self._make = make
         self._seeds_each = seeds_each
         self._rebuild_on_reset = rebuild_on_reset
@@ -62,6 +67,8 @@ class GymnasiumEnvironment(VectorEnvironment):
         self._was_reset = False
         self._ended = np.zeros(self.num_envs, np.bool_)
         self._any_ended = False
+        self._release_due = False
+        self._last_rows = RepeatedRows()
         self._env_id = np.arange(self.num_envs, dtype=np.int32)
 
     def _read_spaces(self, env: gymnasium.vector.VectorEnv) -> None:
@@ -98,7 +105,7 @@ class GymnasiumEnvironment(VectorEnvironment):
         self._was_reset = True
         self._checks.begin_all()
         self._ended = np.zeros(self.num_envs, np.bool_)
-        self._any_ended = False
+        self._any_ended = self._release_due = False
         words = np.random.SeedSequence(seed).generate_state(self.num_envs if self._seeds_each else 1)
         seeds = [int(word) >> (32 - _SEED_BITS) for word in words]
         observation, _ = self._checks.call(workers.reset, env, seeds if self._seeds_each else seeds[0])
@@ -110,6 +117,10 @@ class GymnasiumEnvironment(VectorEnvironment):
         for target in _leaves(out.prev_action):
             target.zero_()
 
+    def begin_window(self) -> None:
+        """See VectorEnvironment."""
+        self._release_due = True
+
     def step(self, action: nest.Nest, out: TimeStep) -> None:
         """See VectorEnvironment."""
         env = self._open()
@@ -117,9 +128,17 @@ class GymnasiumEnvironment(VectorEnvironment):
             raise ValueError(f"{self.name!r} was stepped before its first reset; call reset(seed, out)")
         encoded = self._encode(action)
         begins = self._ended if self._any_ended else None
+        frozen = None
+        if self.freezes and not self._release_due:
+            begins, frozen = None, begins
+        self._release_due = False
         self._checks.advance(begins)
         observation, reward, terminated, truncated, info = self._checks.call(workers.step, env, encoded)
         self._check_vectors(reward, terminated, truncated)
+        if self.freezes and self._any_ended:
+            terminated, truncated = terminated & ~self._ended, truncated & ~self._ended
+            if begins is not None:
+                observation, _ = self._checks.call(workers.reset, env, None, begins)
         self._write_observation(observation, out.observation)
         ended = np.logical_or(terminated, truncated)
         no_future = terminated if self._no_future is None else self._no_future(terminated, info)
@@ -140,7 +159,13 @@ class GymnasiumEnvironment(VectorEnvironment):
             discount[begins] = 1.0
             for target in targets:
                 target[begins] = 0
-        self._ended, self._any_ended = ended, bool(ended.any())
+        self._any_ended = bool(ended.any())
+        if self.freezes and self._any_ended:
+            self._last_rows.keep(ended, out)
+        if frozen is not None:
+            self._last_rows.write(frozen, out)
+            ended, self._any_ended = ended | frozen, True
+        self._ended = ended
 
     def _write_observation(self, observation: Any, out: nest.Nest) -> None:
         sources = self._checks.observation_leaves(observation)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 from absl import logging
 from gymnasium.vector import AsyncVectorEnv
 
@@ -75,17 +76,23 @@ class QuietAsyncVectorEnv(AsyncVectorEnv):
                 logging.warning("an error of a worker process cannot be unpickled here: %r", error)
 
 
-def reset(env: gymnasium.vector.VectorEnv, seed: Any) -> Any:
-    """`env.reset(seed=seed)`; the seed is a number, or one for each environment.
+def reset(env: gymnasium.vector.VectorEnv, seed: Any, which: np.ndarray | None = None) -> Any:
+    """`env.reset(seed=seed)`.
+
+    Args:
+        env: the environments.
+        seed: a number, or one for each environment; None goes on with the random numbers of each.
+        which: `[B]` bool, where an episode begins; None for everywhere.
 
     Raises:
         LostWorkerError: a worker died or hung.
         WorkerError: a worker failed outside of its environment.
     """
+    options = None if which is None else {"reset_mask": which}
     if not isinstance(env, AsyncVectorEnv):
-        return env.reset(seed=seed)
+        return env.reset(seed=seed, options=options)
     try:
-        env.reset_async(seed=seed)
+        env.reset_async(seed=seed, options=options)
         return env.reset_wait(timeout=DEADLINE_SECONDS)
     except (EOFError, OSError, multiprocessing.TimeoutError) as error:
         raise _lost(env, "reset") from error

@@ -43,7 +43,11 @@ class Blocks:
         observation = self._ring.take(slots[:, : self._num_observations], _observation)
         stored = self._ring.take(slots, _all_but_observation)
         age = (self._ring.newest[env_id][:, None] - block) * self._ring.num_envs
-        batch_info = BatchInfo(stored.action, torch.from_numpy(block), age=torch.from_numpy(age))
+        # Of each sequence, the state before its first row: a network computes the others anew.
+        state = nest.map_structure(
+            lambda leaf: leaf[:, 0], self._ring.take(slots[:, needed.past : needed.past + 1], _state)
+        )
+        batch_info = BatchInfo(stored.action, torch.from_numpy(block), age=torch.from_numpy(age), state=state)
         if needed.tail is not None:
             tail = gather_tail(self._ring, needed.tail, block[:, -1], end, env_id)
             batch_info = batch_info._replace(tail=tail)
@@ -54,5 +58,9 @@ def _observation(rows: Experience) -> nest.Nest:
     return rows.time_step.observation
 
 
+def _state(rows: Experience) -> nest.Nest:
+    return rows.state
+
+
 def _all_but_observation(rows: Experience) -> Experience:
-    return rows._replace(time_step=rows.time_step._replace(observation=()))
+    return rows._replace(time_step=rows.time_step._replace(observation=()), state=())

@@ -24,9 +24,9 @@ class ReplayBatch(NamedTuple):
 
     Attributes:
         experience: leaves `[B, past + T + future, ...]`; those of the observation
-            `[B, past + T + future_observations, ...]`.
-        batch_info: leaves `[B, past + T + future, ...]`; those of `importance_weight` and `tail` `[B, ...]`. Its action
-            is the very tensor in `experience`.
+            `[B, past + T + future_observations, ...]`. Without `state`.
+        batch_info: leaves `[B, past + T + future, ...]`; those of `importance_weight`, `tail` and `state` `[B, ...]`.
+            Its action is the very tensor in `experience`, its state that of the first row of the segment.
         rows: the first row of each segment, `[B]`, for `ReplayBuffer.update_priorities`.
     """
 

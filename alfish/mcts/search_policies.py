@@ -22,7 +22,7 @@ from alfish.mcts.settings import (
     SequentialHalving,
     check_setting,
 )
-from alfish.ops.distributions import sample_categorical
+from alfish.ops.categorical_distributions import sample_categorical
 
 
 class PolicyOutput(NamedTuple):

@@ -1,11 +1,17 @@
 """What stands between an observation and the heads of an algorithm: features, with or without memory."""
 
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import gin
 import torch
 
 from alfish import nest
+from alfish.data_structures import TimeStep
+from alfish.networks.mlp import MLP, Activation, ObservationFlattener
+from alfish.networks.preprocessing import episode_begins
+from alfish.specs import TensorSpec
 
 
 class Encoder(Protocol):
@@ -34,13 +40,14 @@ class Encoder(Protocol):
             The features `[B, ...]` and the next state.
         """
 
-    def unroll(self, observation: nest.Nest, state: nest.Nest, begins: torch.Tensor) -> nest.Nest:
+    def unroll(self, observation: nest.Nest, state: nest.Nest, begins: nest.Nest) -> nest.Nest:
         """Encodes a block.
 
         Args:
             observation: `[B, T, ...]`; without memory, any leading axes.
             state: `[B, ...]`, before the first row.
-            begins: `[B, T]` bool, True where a row begins an episode: the state is zeroed before it.
+            begins: `[B, T]` bool, True where a row begins an episode: the state is zeroed before it. Without memory,
+                `()`.
 
         Returns:
             The features, of the same leading axes.
@@ -68,7 +75,66 @@ class IdentityEncoder(torch.nn.Module):
         """See Encoder."""
         return observation, state
 
-    def unroll(self, observation: nest.Nest, state: nest.Nest, begins: torch.Tensor) -> nest.Nest:
+    def unroll(self, observation: nest.Nest, state: nest.Nest, begins: nest.Nest) -> nest.Nest:
         """See Encoder."""
         del state, begins
         return observation
+
+
+@gin.configurable
+class MLPEncoder(torch.nn.Module):
+    """Linear layers, with an activation after each; orthogonal weights of gain sqrt(2), biases of 0.
+
+    What observations it reads is said at `ObservationFlattener`.
+
+    Args:
+        observation_spec: nest of TensorSpec.
+        hidden_sizes: of the layers, at least one; the last one is the number of features.
+        activation: after each layer, the last one too.
+
+    Raises:
+        ValueError: there is no layer, or it cannot read the observation.
+    """
+
+    def __init__(
+        self, observation_spec: nest.Nest, hidden_sizes: Sequence[int] = (64, 64), activation: Activation = "tanh"
+    ):
+        super().__init__()
+        if not hidden_sizes:
+            raise ValueError("MLPEncoder.hidden_sizes is empty; expected at least one size, or use @IdentityEncoder")
+        self._flatten = ObservationFlattener(observation_spec)
+        self._layers = MLP(self._flatten.size, hidden_sizes, None, activation, math.sqrt(2.0))
+        self.output_spec = TensorSpec((self._layers.output_size,))
+
+    def initial_state(self, batch_size: int) -> nest.Nest:
+        """See Encoder."""
+        del batch_size
+        return ()
+
+    def step(self, observation: nest.Nest, state: nest.Nest) -> tuple[nest.Nest, nest.Nest]:
+        """See Encoder."""
+        return self._layers(self._flatten(observation)), state
+
+    def unroll(self, observation: nest.Nest, state: nest.Nest, begins: nest.Nest) -> nest.Nest:
+        """See Encoder."""
+        del state, begins
+        return self._layers(self._flatten(observation))
+
+
+def unroll_rows(encoder: Encoder, rows: TimeStep, state: nest.Nest) -> nest.Nest:
+    """The features of stored rows, with gradient: for `train_step` and `preprocess_experience`.
+
+    Args:
+        encoder: with or without memory.
+        rows: with memory `[B, T]`; without, any leading axes. The observation may have fewer rows than the other
+            fields, as in a block of which not all rows need it.
+        state: `[B, ...]`, before the first row; `()` without memory.
+
+    Returns:
+        The features of all rows that have an observation.
+    """
+    if not nest.leaves(state):
+        return encoder.unroll(rows.observation, (), ())
+    num_rows = nest.leaves(rows.observation)[0].shape[1]
+    begins = episode_begins(rows.is_first(), rows.is_last())
+    return encoder.unroll(rows.observation, state, begins[:, :num_rows])

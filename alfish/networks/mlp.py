@@ -9,11 +9,12 @@ import torch.nn.functional
 
 from alfish import nest
 from alfish.networks.byte_scale import byte_scale
+from alfish.networks.dense_layers import relu_layers, takes_fast_path
 from alfish.specs import BoundedTensorSpec, TensorSpec
 
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]
 
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu_,  # in place: its input is always the fresh product of a layer
     "tanh": torch.tanh,
     "elu": torch.nn.functional.elu,
@@ -49,14 +50,15 @@ class MLP(torch.nn.Module):
         output_gain: float | None = None,
     ):
         super().__init__()
-        if activation not in _ACTIVATIONS:
+        if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; expected one of {get_args(Activation)}")
         sizes = [input_size, *hidden_sizes] + ([] if output_size is None else [output_size])
         if any(size < 1 for size in sizes):
             raise ValueError(f"the layers of an MLP have the sizes {sizes}; expected sizes of at least 1")
         self.input_size = input_size
         self.output_size = sizes[-1]
-        self._activation = _ACTIVATIONS[activation]
+        self._activation = ACTIVATIONS[activation]
+        self._largest_relu_layer = largest_relu_layer(sizes, activation)
         self.hidden = torch.nn.ModuleList(
             [
                 _linear(size, next_size, hidden_gain)
@@ -68,11 +70,22 @@ class MLP(torch.nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """`[..., input_size]` -> `[..., output_size]`."""
         # Weights are used directly: calling each layer's module takes as long again as the product of a small batch.
-        for layer in cast(Iterable[torch.nn.Linear], self.hidden):
+        hidden = cast(Iterable[torch.nn.Linear], self.hidden)
+        if self._largest_relu_layer and takes_fast_path(inputs, self._largest_relu_layer):
+            layers = [*hidden] if self.output is None else [*hidden, self.output]
+            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+            return relu_layers(inputs, weights, biases, len(self.hidden))
+        for layer in hidden:
             inputs = self._activation(torch.nn.functional.linear(inputs, layer.weight, layer.bias))
         if self.output is not None:
             inputs = torch.nn.functional.linear(inputs, self.output.weight, self.output.bias)
         return inputs
+
+
+def largest_relu_layer(sizes: Sequence[int], activation: Activation) -> int:
+    """The largest number of weights of the layers between `sizes`; 0 if they are not layers with rectifiers."""
+    products = [size * next_size for size, next_size in zip(sizes[:-1], sizes[1:], strict=True)]
+    return max(products, default=0) if activation == "relu" else 0
 
 
 class ObservationFlattener:

@@ -59,3 +59,81 @@ def candidate_cross_entropy(policy: torch.Tensor, log_prob: torch.Tensor) -> tor
     """
     chosen = policy > 0.0
     return torch.where(chosen, policy * torch.where(chosen, log_prob, 0.0), 0.0).sum(-1).neg()
+
+
+def policy_gradient_loss(
+    log_prob: torch.Tensor, advantage: torch.Tensor, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The loss whose gradient is that of the policy gradient theorem: -weight * advantage * log pi(a|s).
+
+    Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning" (1992),
+    section 5 (REINFORCE). Actions of an older policy mu count with the weight pi(a|s) / mu(a|s), clipped
+    (`off_policy_returns.importance_weights`).
+
+    Ends of episodes: a LAST row's action is ignored by the environment; leave such rows out.
+
+    Args:
+        log_prob: `[...]`, log pi(a|s) now, with gradient.
+        advantage: `[...]`, how much better than expected the action was; its gradient is not followed.
+        weight: `[...]`, likewise; None for 1.
+
+    Returns:
+        `[...]`.
+    """
+    scale = advantage if weight is None else advantage * weight
+    return (scale.detach() * log_prob).neg()
+
+
+def soft_actor_loss(log_prob: torch.Tensor, q_value: torch.Tensor, temperature: torch.Tensor | float) -> torch.Tensor:
+    """The loss of the actor of soft actor-critic: α log pi(a|s) - Q(s, a) at an action drawn with gradient.
+
+    Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (2018b), equation 9.
+
+    Args:
+        log_prob: `[...]`, of an action drawn by `rsample`, with gradient.
+        q_value: `[...]`, of this action, with gradient in the action but not in the critic: the smaller one of twins.
+        temperature: α, a scalar; give it without gradient, or the loss trains it too.
+
+    Returns:
+        `[...]`.
+    """
+    return temperature * log_prob - q_value
+
+
+def discrete_soft_actor_loss(
+    log_probabilities: torch.Tensor, q_value: torch.Tensor, temperature: torch.Tensor | float
+) -> torch.Tensor:
+    """`soft_actor_loss` in expectation over all actions: sum_a pi(a|s) (α log pi(a|s) - Q(s, a)).
+
+    Christodoulou, "Soft Actor-Critic for Discrete Action Settings" (2019), equation 12.
+
+    Args:
+        log_probabilities: `[..., A]`, normalised and finite, with gradient; illegal actions through
+            `masking.mask_logits` add nothing and get no gradient.
+        q_value: `[..., A]`, without gradient, finite: the smaller one of twin critics.
+        temperature: α, a scalar; give it without gradient, or the loss trains it too.
+
+    Returns:
+        `[...]`.
+    """
+    return (log_probabilities.exp() * soft_actor_loss(log_probabilities, q_value, temperature)).sum(-1)
+
+
+def temperature_loss(
+    log_temperature: torch.Tensor, entropy: torch.Tensor, target_entropy: torch.Tensor | float
+) -> torch.Tensor:
+    """The loss of the temperature α of soft actor-critic: α (entropy - target entropy), with gradient in log α only.
+
+    Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (2018b), equation 18; Christodoulou (2019),
+    equation 11. It lowers α where the policy is more random than asked for, and raises it where it is less.
+
+    Args:
+        log_temperature: log α, a scalar, with gradient.
+        entropy: `[...]`, -log pi(a|s) of an action drawn from the policy (continuous), or the entropy (discrete); its
+            gradient is not followed.
+        target_entropy: in nats, in the units of `entropy`: a number, or `[...]`.
+
+    Returns:
+        `[...]`.
+    """
+    return log_temperature.exp() * (entropy.detach() - target_entropy)

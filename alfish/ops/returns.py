@@ -47,11 +47,11 @@ def generalized_advantage_estimate(
     Raises:
         ValueError: the shapes are not one common `[B, T+1]` with T >= 1.
     """
-    _check_rows(reward, discount, value, is_last)
+    check_rows(reward, discount, value, is_last)
     ends = is_last[:, :-1]
     decay = discount[:, 1:] * gamma
     delta = torch.addcmul(reward[:, 1:], decay, value[:, 1:]) - value[:, :-1]
-    return _backward_recursion(
+    return backward_recursion(
         torch.where(ends, 0.0, delta), torch.where(ends, 0.0, decay * gae_lambda), torch.zeros_like(value[:, 0])
     )
 
@@ -80,9 +80,9 @@ def discounted_return(
     Raises:
         ValueError: the shapes are not one common `[B, T+1]` with T >= 1.
     """
-    _check_rows(reward, discount, value, is_last)
+    check_rows(reward, discount, value, is_last)
     ends = is_last[:, :-1]
-    return _backward_recursion(
+    return backward_recursion(
         torch.where(ends, value[:, :-1], reward[:, 1:]), torch.where(ends, 0.0, discount[:, 1:] * gamma), value[:, -1]
     )
 
@@ -118,7 +118,7 @@ def n_step_return(
     Raises:
         ValueError: the shapes are not one common `[B, T+1]` with T >= 1, or `num_steps` is below 1.
     """
-    _check_rows(reward, discount, value, is_last)
+    check_rows(reward, discount, value, is_last)
     check_at_least("num_steps", num_steps, 1)
     num_rows = reward.shape[1]
     rows = torch.arange(num_rows, device=reward.device)
@@ -171,7 +171,7 @@ def bootstrapped_return(
     return torch.addcmul(rewarded, weights.gather(2, steps.unsqueeze(2)).squeeze(2), value.gather(1, last))
 
 
-def _backward_recursion(base: torch.Tensor, decay: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
+def backward_recursion(base: torch.Tensor, decay: torch.Tensor, final: torch.Tensor) -> torch.Tensor:
     """x[t] = base[t] + decay[t] * x[t+1], from x[T] = `final` `[B]` down; `[B, T]` in and out."""
     current = final
     results = []
@@ -182,7 +182,12 @@ def _backward_recursion(base: torch.Tensor, decay: torch.Tensor, final: torch.Te
     return torch.stack(results, dim=1)
 
 
-def _check_rows(*rows: torch.Tensor) -> None:
+def check_rows(*rows: torch.Tensor) -> None:
+    """Checks that all `rows` have one common shape `[B, T+1]` with T >= 1.
+
+    Raises:
+        ValueError: they have not.
+    """
     shapes = [tuple(tensor.shape) for tensor in rows]
     if len(set(shapes)) != 1 or len(shapes[0]) != 2 or shapes[0][1] < 2:
         raise ValueError(

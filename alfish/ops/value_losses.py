@@ -52,3 +52,22 @@ def categorical_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> tor
         `[...]`.
     """
     return (target * torch.log_softmax(logits, dim=-1)).sum(-1).neg()
+
+
+def huber_loss(value: torch.Tensor, target: torch.Tensor, threshold: float = 1.0) -> torch.Tensor:
+    """Half of the squared error up to a threshold, linear beyond it: the gradient stays within ±threshold.
+
+        e^2 / 2 if |e| <= threshold, else threshold (|e| - threshold / 2)      e = value - target
+
+    Huber, "Robust Estimation of a Location Parameter" (1964); with threshold 1 the clipped error of DQN (Mnih et al.
+    2015, methods, "Training algorithm").
+
+    Args:
+        value: `[...]`, with gradient.
+        target: `[...]`, without.
+        threshold: in the units of the return, above 0.
+
+    Returns:
+        `[...]`.
+    """
+    return torch.nn.functional.huber_loss(value, target, reduction="none", delta=threshold)

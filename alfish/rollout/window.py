@@ -1,59 +1,44 @@
-"""A preallocated window of rows: what an engine fills and hands on."""
+"""A window of rows: what the act-step loop fills and an engine hands on."""
 
 from typing import NamedTuple
 
 import torch
 
 from alfish import nest, specs
-from alfish.data_structures import Experience, StepType, TimeStep
+from alfish.data_structures import Experience, TimeStep
 
 
 class Window:
-    """Host memory for `past + T + 1` rows of B environments.
+    """`past + T + 1` rows of E environments, in memory that is given.
 
     Rows `0 … past−1` are the last rows of the window before (frame stacking needs them), rows `past … past+T−1` are
     answered with an action, row `past+T` has only its TimeStep: it is the first answered row of the next window.
-    Before the run's first row there are LAST rows of zeros, so that nothing reaches behind it.
 
     Args:
-        time_step_specs: specs of a TimeStep.
-        window_length: T.
-        num_envs: B.
+        experience: CPU tensors, `time_step` `[past+T+1, E, ...]`, the rest `[T, E, ...]`: memory of this window's own
+            (`allocate`), or some columns of a larger one (`columns`).
         past_rows: how many rows before the window are kept.
     """
 
-    def __init__(self, time_step_specs: TimeStep, window_length: int, num_envs: int, past_rows: int):
-        self.window_length = window_length
+    def __init__(self, experience: Experience, past_rows: int):
+        self.experience = experience
         self.past_rows = past_rows
-        self.time_step: TimeStep = specs.zeros(time_step_specs, (past_rows + window_length + 1, num_envs))
-        self.time_step.step_type.fill_(StepType.LAST)
+        num_rows, self.num_envs = experience.time_step.step_type.shape
+        self.window_length = num_rows - past_rows - 1
         # Row views are made once: making them costs as much as a cheap environment's step.
-        self.rows = [
-            nest.map_structure(lambda leaf, t=t: leaf[t], self.time_step)
-            for t in range(past_rows, past_rows + window_length + 1)
-        ]
-        self.answers: Answers | None = None
+        self.rows: list[TimeStep] = [_row(experience.time_step, t) for t in range(past_rows, num_rows)]
+        answers = nest.leaves(tuple(experience[1:]))
+        self._answers = [[leaf[t] for leaf in answers] for t in range(self.window_length)]
+
+    @property
+    def time_step(self) -> TimeStep:
+        """All rows, `[past+T+1, E]`."""
+        return self.experience.time_step
 
     def write_answer(self, t: int, answer: "Answers") -> None:
-        """Stores the answer to row t; the first one decides the shapes."""
-        if self.answers is None:
-            self.answers = nest.map_structure(
-                lambda leaf: torch.zeros((self.window_length, *leaf.shape), dtype=leaf.dtype), answer
-            )
-            self._answer_leaves = nest.leaves(self.answers)
-        for stored, leaf in zip(self._answer_leaves, nest.leaves(answer), strict=True):
-            stored[t].copy_(leaf)
-
-    def carry_over(self) -> None:
-        """Moves the last `past + 1` rows to the front: they open the next window."""
-        keep = self.past_rows + 1
-        for leaf in nest.leaves(self.time_step):
-            leaf[:keep] = leaf[-keep:].clone()
-
-    def experience(self) -> Experience:
-        """The filled window: `time_step` `[past+T+1, B]`, the rest `[T, B]`. Valid until the next one is collected."""
-        assert self.answers is not None, "a window is read before its first answer"
-        return Experience(self.time_step, *self.answers)
+        """Stores the answer to row t."""
+        for stored, leaf in zip(self._answers[t], nest.leaves(answer), strict=True):
+            stored.copy_(leaf)
 
 
 class Answers(NamedTuple):
@@ -62,3 +47,32 @@ class Answers(NamedTuple):
     action: nest.Nest
     rollout_info: nest.Nest
     state: nest.Nest
+
+
+def allocate(
+    stored_specs: Experience, window_length: int, num_envs: int, past_rows: int, pin_memory: bool = False
+) -> Experience:
+    """Host memory of zeros for a window.
+
+    Args:
+        stored_specs: the specs of one stored row.
+        window_length: T.
+        num_envs: E.
+        past_rows: how many rows before the window are kept.
+        pin_memory: makes copies to a GPU faster, and needs one.
+
+    Returns:
+        `time_step` `[past+T+1, E, ...]`, the rest `[T, E, ...]`.
+    """
+    time_step = specs.zeros(stored_specs.time_step, (past_rows + window_length + 1, num_envs))
+    experience = Experience(time_step, *(specs.zeros(field, (window_length, num_envs)) for field in stored_specs[1:]))
+    return nest.map_structure(torch.Tensor.pin_memory, experience) if pin_memory else experience
+
+
+def columns(experience: Experience, first_env: int, num_envs: int) -> Experience:
+    """The rows of the environments `first_env … first_env + num_envs − 1`: a view, nothing is copied."""
+    return nest.map_structure(lambda leaf: leaf[:, first_env : first_env + num_envs], experience)
+
+
+def _row(time_step: TimeStep, t: int) -> TimeStep:
+    return nest.map_structure(lambda leaf: leaf[t], time_step)

@@ -35,7 +35,7 @@ def estimate_run_time(trainer: Trainer, device: torch.device) -> Estimate:
     The run is left as it was, its random numbers included.
     """
     built = trainer.built
-    num_envs = built.environment.num_envs
+    num_envs = trainer.num_envs
     row = specs.zeros(built.row_specs, (num_envs,))
     with random_numbers_kept(device):
         # Copied at once, so that the copied optimisers step the copied parameters.

@@ -1,7 +1,7 @@
 """Evaluation: whole episodes in environments of their own, with seeds of their own."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gin
@@ -144,12 +144,12 @@ class BestWeights:
         self._folder = folder
         self._mean = -np.inf
 
-    def offer(self, evaluation: Evaluation, algorithm: Algorithm) -> None:
-        """Saves the weights if the evaluation is at least as good as the best one before."""
+    def offer(self, evaluation: Evaluation, weights: torch.nn.Module | Mapping[str, Any]) -> None:
+        """Saves the weights, of a module or its state, if the evaluation is at least as good as the best one before."""
         if evaluation.mean >= self._mean:
             self._mean = evaluation.mean
             if self._folder is not None:
-                save_weights(self._folder / "weights.pt", algorithm)
+                save_weights(self._folder / "weights.pt", weights)
 
     def state_dict(self) -> dict[str, Any]:
         """The best mean return."""

@@ -1,7 +1,7 @@
 """Running training tasks: each has batches, an optimiser, counts and metrics of its own."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -60,7 +60,13 @@ class TaskRunner:
         self.algorithm.train()
         for batch in self.batch_source.batches(self.progress(run)):
             with self._timers.phase(f"{self.prefix}update"):
-                self._update(batch, run)
+                metrics = self._update(batch, run)
+            if self.algorithm.may_stop_early:
+                # What it decides by is on the device: on a GPU, this waits for it.
+                stops = self.algorithm.stops_early(metrics)
+                self._means.add({"stopped_early": float(stops)})
+                if stops:
+                    break
             # A replay catches up after a resume with the updates that are left out; a fresh window could not.
             if stop_requested() and not self.algorithm.on_policy:
                 break
@@ -69,7 +75,7 @@ class TaskRunner:
         """Calls the hook of that name."""
         self.algorithm.after_train_iter(self.progress(run))
 
-    def _update(self, batch: TrainBatch, run: Progress) -> None:
+    def _update(self, batch: TrainBatch, run: Progress) -> Mapping[str, torch.Tensor | float]:
         metrics, priority = self.updater.update(batch, self.progress(run))
         self._means.add(metrics)
         self._updates += 1
@@ -80,6 +86,7 @@ class TaskRunner:
                 f"{type(self.algorithm).__name__}.gives_priorities is True, but its calc_loss gave no LossInfo.priority"
             )
         self.algorithm.after_update(self.progress(run))
+        return metrics
 
     def try_out(self, run: Progress) -> TrainBatch:
         """Takes a gradient step on the example batch, and on a real one if there is one; for a run that is not kept.

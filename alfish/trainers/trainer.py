@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gin
@@ -14,14 +15,18 @@ from alfish.checks import check_at_least
 from alfish.data_structures import Experience, Progress
 from alfish.experience_replayers.sizes import ReplayBytes, check_sizes_together
 from alfish.rollout.acting import experience_specs
+from alfish.rollout.engine import Engine, EngineContext
 from alfish.rollout.same_process_engine import SameProcessEngine
 from alfish.summary.episode_metrics import EpisodeMetrics
+from alfish.summary.staleness import Staleness
 from alfish.summary.timers import Timers
 from alfish.summary.writers import Summaries
 from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch
 from alfish.trainers.checkpoint_store import CheckpointStore
-from alfish.trainers.evaluator import BestWeights, Evaluation, EvaluationStopped
-from alfish.trainers.experiment import Experiment
+from alfish.trainers.evaluations import EvaluationContext, EvaluationRunner, SameProcessEvaluation
+from alfish.trainers.evaluator import BestWeights, Evaluation
+from alfish.trainers.experiment import ConfiguredExperiment, Experiment
+from alfish.trainers.hooks import check_hooks
 from alfish.trainers.progress import Counters, crossed
 from alfish.trainers.seeding import RandomStreams
 from alfish.trainers.task_runner import make_runners
@@ -38,6 +43,10 @@ class Trainer:
         seed: decides every random number of the run.
         batch_source: `@OnPolicyBatches` or `@ReplayBatches`, for the algorithm itself; parts that are trained apart
             bring their own.
+        engine: `@SameProcessEngine`, or another of `alfish.rollout`, which collects elsewhere.
+        evaluation: `@SameProcessEvaluation`, or `@EvaluationProcess`, which evaluates elsewhere.
+        make_experiment: makes the experiment anew in another process, which a function that can be pickled; None makes
+            it from the configuration.
         num_envs: B, at least 1.
         window_length: T, rows per environment and iteration, at least 1.
         total_env_steps: the length of the run.
@@ -57,6 +66,9 @@ class Trainer:
         device: torch.device,
         seed: int = 0,
         batch_source: type[BatchSource] = gin.REQUIRED,
+        engine: Callable[[EngineContext], Engine] = SameProcessEngine,
+        evaluation: Callable[[EvaluationContext], EvaluationRunner] = SameProcessEvaluation,
+        make_experiment: Callable[[], Experiment] | None = None,
         num_envs: int = gin.REQUIRED,
         window_length: int = gin.REQUIRED,
         total_env_steps: int = gin.REQUIRED,
@@ -73,6 +85,7 @@ class Trainer:
         }
         for name, value in sizes.items():
             check_at_least(f"Trainer.{name}", value, 1)
+        self.num_envs = num_envs
         self.total_env_steps = total_env_steps
         self.seed = seed
         self._summary_interval = summary_interval
@@ -82,54 +95,84 @@ class Trainer:
         self._store: CheckpointStore | None = None
         self._summaries = Summaries([])
         self._random = RandomStreams(seed, device)
-        self._evaluation_seed = int(self._random.sequence("evaluation").generate_state(1)[0] >> 1)
         self._counters = Counters(total_env_steps)
         self._timers = Timers()
         self._episodes = EpisodeMetrics(num_envs)
+        self._staleness = Staleness()
         self._best = BestWeights(None)
         self._stop_requested = False
+        self._initial_weights = experiment.initial_weights
+        elsewhere = [maker for maker in (engine, evaluation) if _makes_experiment(maker)]
+        if make_experiment is None:
+            make_experiment = ConfiguredExperiment(_name(elsewhere[0])) if elsewhere else lambda: experiment
         with contextlib.ExitStack() as opened:
-            self.built = experiment.build(num_envs, device)
-            self._initial_weights = experiment.initial_weights
+            # An engine with environments of its own needs one here, for the specs.
+            self.built = experiment.build(1 if getattr(engine, "owns_environments", False) else num_envs, device)
             opened.callback(self.built.environment.close)
-            self._evaluator = experiment.evaluator(self.built, device)
-            opened.callback(self._evaluator.close)
-            self._make_parts(batch_source, device, window_length)
+            check_hooks(self.built.algorithm)
+            self._evaluations = evaluation(self._evaluation_context(experiment, make_experiment, device))
+            opened.callback(self._evaluations.close)
+            context = self._engine_context(make_experiment, window_length, device)
+            self._engine = engine(context)
+            opened.callback(self._engine.close)
+            if self._engine.owns_environments:
+                self.built.environment.close()
+            self._make_runners(batch_source, context.stored_specs, window_length, device)
             # Nothing failed: what is open stays open until `close`.
             self._opened = opened.pop_all()
 
-    def _make_parts(self, batch_source: type[BatchSource], device: torch.device, window_length: int) -> None:
-        environment, transform, algorithm, row_specs = self.built
-        num_envs = environment.num_envs
-        stored_specs = experience_specs(algorithm, transform, row_specs, num_envs, device)
+    def _evaluation_context(
+        self, experiment: Experiment, make_experiment: Callable[[], Experiment], device: torch.device
+    ) -> EvaluationContext:
+        return EvaluationContext(
+            experiment=experiment,
+            make_experiment=make_experiment,
+            built=self.built,
+            device=device,
+            seed=int(self._random.sequence("evaluation").generate_state(1)[0] >> 1),
+            timers=self._timers,
+            should_stop=lambda: self._stop_requested,
+        )
 
+    def _engine_context(
+        self, make_experiment: Callable[[], Experiment], window_length: int, device: torch.device
+    ) -> EngineContext:
+        environment, transform, algorithm, row_specs = self.built
+        return EngineContext(
+            make_experiment=make_experiment,
+            environment=environment,
+            algorithm=algorithm,
+            transform=transform,
+            stored_specs=experience_specs(algorithm, transform, row_specs, self.num_envs, device),
+            num_envs=self.num_envs,
+            window_length=window_length,
+            streams=self._random.sequence("engine"),
+            device=device,
+            timers=self._timers,
+        )
+
+    def _make_runners(
+        self, batch_source: type[BatchSource], stored_specs: Experience, window_length: int, device: torch.device
+    ) -> None:
         def context(task: TrainingTask) -> SourceContext:
             prefix = f"{task.name}/" if task.name else ""
             return SourceContext(
                 algorithm=task.algorithm,
-                transform=transform,
+                transform=self.built.transform,
                 row_specs=stored_specs,
-                num_envs=num_envs,
+                num_envs=self.num_envs,
                 window_length=window_length,
                 generator=self._random.generator(f"{prefix}batches"),
                 device=device,
                 timers=self._timers,
                 prefix=prefix,
                 setting=f"{type(task.options).__name__ if task.name else 'Trainer'}.batch_source",
+                envs_per_window=self._engine.window_envs,
             )
 
-        self.runners = make_runners(algorithm, TrainingOptions(batch_source, Updater), context)
+        self.runners = make_runners(self.built.algorithm, TrainingOptions(batch_source, Updater), context)
         sources = {f"{runner.prefix}ReplayBuffer.capacity": runner.batch_source for runner in self.runners}
         check_sizes_together({name: (source.size, source.disk) for name, source in sources.items()})
-        self._engine = SameProcessEngine(
-            environment,
-            algorithm,
-            transform,
-            window_length,
-            self._random.generator("environments"),
-            device,
-            self._timers,
-        )
 
     @property
     def finished(self) -> bool:
@@ -207,6 +250,7 @@ class Trainer:
         evaluation = None
         self._take_initial_weights()
         self._after_train_iter()
+        self._evaluations.start()
         self._summary_started = time.monotonic()
         self._summary_env_steps = self.progress.env_steps
         self._timers.reset()
@@ -225,13 +269,12 @@ class Trainer:
         complete = now >= self.total_env_steps
         # The algorithm itself first: what it collected was seen with the representation as it still is.
         for runner in self.runners:
-            runner.update(self._counters.progress(), complete, lambda: self._stop_requested)
+            runner.update(self._counters.progress(), complete, self._between_updates)
         self._after_train_iter()
         if complete or crossed(self._summary_interval, before, now):
             self._write_summary()
-        evaluation = None
-        if complete or crossed(self._evaluation_interval, before, now):
-            evaluation = self._evaluate()
+        due = complete or crossed(self._evaluation_interval, before, now)
+        evaluation = self._evaluate(due, wait=complete)
         if complete and evaluation is not None:
             self._counters.finish()
         if now >= last or self._stop_requested or crossed(self._checkpoint_interval, before, now):
@@ -239,12 +282,19 @@ class Trainer:
         return evaluation
 
     def _collect(self) -> None:
-        window: Experience = self._engine.collect()
+        window, first_env, staleness = self._engine.collect(self._task_progress())
         rows = nest.map_structure(lambda leaf: leaf[self.built.transform.past_rows :], window.time_step)
-        self._episodes.update(rows)
-        self._counters.add(iterations=1, env_steps=int((~rows.is_first()[1:]).sum()))
+        self._counters.add(iterations=1, env_steps=self._episodes.update(rows, first_env))
+        self._staleness.add(staleness)
         for runner in self.runners:
-            runner.batch_source.add(window)
+            runner.batch_source.add(window, first_env)
+
+    def _task_progress(self) -> dict[str, Progress]:
+        return {runner.name: runner.progress(self._counters.progress()) for runner in self.runners}
+
+    def _between_updates(self) -> bool:
+        self._engine.poll()
+        return self._stop_requested
 
     def _after_train_iter(self) -> None:
         for runner in self.runners:
@@ -256,22 +306,29 @@ class Trainer:
         timing = {f"time/{phase}": share for phase, share in self._timers.shares().items()}
         timing["time/env_steps_per_second"] = (progress.env_steps - self._summary_env_steps) / elapsed
         metrics: dict[str, float | torch.Tensor] = dict(self._episodes.result())
+        staleness = self._staleness.result_and_reset()
+        if self._engine.owns_environments:
+            metrics |= {f"engine/{name}": value for name, value in (staleness | self._engine.metrics()).items()}
+        metrics |= {f"evaluation/{name}": value for name, value in self._evaluations.metrics().items()}
         for runner in self.runners:
             metrics |= runner.metrics_and_reset()
         self._summaries.write(progress, metrics, timing)
         self._timers.reset()
         self._summary_started, self._summary_env_steps = now, progress.env_steps
 
-    def _evaluate(self) -> Evaluation | None:
-        with self._timers.phase("evaluate"):
-            try:
-                evaluation = self._evaluator.evaluate(self._evaluation_seed, lambda: self._stop_requested)
-            except EvaluationStopped:
-                return None
-        metrics = {"evaluation/return": evaluation.mean, "evaluation/deviation": evaluation.deviation}
-        self._summaries.write(self.progress, metrics | {"evaluation/length": float(evaluation.lengths.mean())}, {})
-        self._best.offer(evaluation, self.built.algorithm)
-        return evaluation
+    def _evaluate(self, due: bool, wait: bool) -> Evaluation | None:
+        """Requests an evaluation if it is due, and reports what is finished; returns that of the weights of now."""
+        if due:
+            self._evaluations.request(self._task_progress())
+        of_now = None
+        for progress, evaluation, weights in self._evaluations.finished(wait):
+            metrics = {"evaluation/return": evaluation.mean, "evaluation/deviation": evaluation.deviation}
+            metrics["evaluation/length"] = float(evaluation.lengths.mean())
+            self._summaries.write(progress, metrics, {})
+            self._best.offer(evaluation, weights)
+            if progress.env_steps == self.progress.env_steps:
+                of_now = evaluation
+        return of_now
 
     def _components(self, with_replay: bool = True) -> dict[str, Any]:
         components: dict[str, Any] = {
@@ -279,6 +336,8 @@ class Trainer:
             "counters": self._counters,
             "engine": self._engine,
             "episodes": self._episodes,
+            "staleness": self._staleness,
+            "evaluations": self._evaluations,
             "summaries": self._summaries,
             "best": self._best,
         }
@@ -293,10 +352,17 @@ class Trainer:
     def save(self) -> None:
         """Closes the episodes in flight and saves a checkpoint."""
         self._engine.cut()
-        self._episodes.cut()
         if self._store is not None:
             self._store.save(self.progress.env_steps, self._components())
 
     def close(self) -> None:
         """Closes environments and summaries."""
         self._opened.close()
+
+
+def _makes_experiment(maker: Callable[..., Any]) -> bool:
+    return getattr(maker, "owns_environments", False) or getattr(maker, "needs_configuration", False)
+
+
+def _name(maker: Callable[..., Any]) -> str:
+    return getattr(maker, "__name__", str(maker))

@@ -108,6 +108,10 @@ class Updater:
         return Updated(metrics, loss_info.priority if finite else ())
 
     def _loss_info(self, batch: TrainBatch) -> LossInfo:
+        if nest.leaves(batch.state):
+            return self._algorithm.calc_loss(
+                self._algorithm.train_step(batch.inputs, batch.state, batch.rollout_info).info
+            )
         # Without a recurrent state time is just more batch: [B, T] is folded to [B·T] for one call and unfolded again.
         outer = tuple(batch.inputs.reward.shape[:2])
         inputs, info = nest.map_structure(lambda leaf: leaf.flatten(0, 1), (batch.inputs, batch.rollout_info))

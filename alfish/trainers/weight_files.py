@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,20 +15,19 @@ from alfish.trainers.state_nests import checksum
 WEIGHTS_VERSION = 1
 
 
-def save_weights(path: str | os.PathLike[str], module: torch.nn.Module) -> None:
+def save_weights(path: str | os.PathLike[str], weights: torch.nn.Module | Mapping[str, Any]) -> None:
     """Writes the state of a module; the file is either whole or not there, and the one before stays until then.
 
     Args:
         path: the file; its folder is made if needed.
-        module: on any device.
+        weights: a module, or the state of one; on any device.
 
     Raises:
         OSError: it could not be written; a file that was there is untouched.
     """
     path = pathlib.Path(path)
-    state = {
-        key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in module.state_dict().items()
-    }
+    found = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
+    state = {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in found.items()}
     content = {"format_version": WEIGHTS_VERSION, "sha256": checksum(state), "weights": state}
     data = serialize(content)
     try:

@@ -22,6 +22,8 @@ from alfish.trainers.trainer import Trainer
 OBSERVATION, ACTION = ScriptedEnvironment.observation_spec, ScriptedEnvironment.action_spec
 
 CONFIG = """
+import alfish.trainers.on_policy_batches
+import alfish.trainers.replay_batches
 Updater.optimizer = @torch.optim.Adam
 Updater.learning_rate = 0.01
 OnPolicyBatches.mini_batch_size = 4

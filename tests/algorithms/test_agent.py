@@ -3,7 +3,7 @@
 import functools
 
 import agent_parts
-import numpy as np
+import engine_parts
 import pytest
 import torch
 from agent_parts import ACTION, OBSERVATION, make_agent
@@ -13,12 +13,11 @@ from trainer_parts import closed_after_test
 from alfish import nest, specs
 from alfish.algorithms.agent import Agent, AgentState
 from alfish.algorithms.muzero_reanalysis import Reanalysis
-from alfish.algorithms.ppo_algorithm import PPOAlgorithm, PPOInfo
+from alfish.algorithms.ppo_algorithm import PPOAlgorithm
+from alfish.algorithms.stochastic_policy import PolicyInfo
 from alfish.data_structures import AlgStep, BatchInfo, Progress, RowsNeeded, time_step_spec
 from alfish.networks.preprocessing import FrameStack, ObservationTransform
 from alfish.ops.target_updates import TargetUpdate
-from alfish.rollout.same_process_engine import SameProcessEngine
-from alfish.summary.timers import Timers
 
 CPU = torch.device("cpu")
 
@@ -30,8 +29,7 @@ def make_trainer(*arguments, **options):
 def collect(agent, length=6):
     environment = ScriptedEnvironment(2)
     transform = ObservationTransform(environment.observation_spec)
-    generator = np.random.default_rng(0)
-    return SameProcessEngine(environment, agent, transform, length, generator, CPU, Timers()).collect()
+    return engine_parts.collect(engine_parts.same_process_engine(environment, agent, transform, length))
 
 
 def parameters(module):
@@ -91,7 +89,7 @@ def test_what_is_stored_are_rows_as_collected_and_the_info_of_the_algorithm():
     window = collect(make_agent())
     assert window.time_step.observation.shape == (7, 2, 3)
     assert window.time_step.observation[:, 0, 2].tolist() == [0, 1, 2, 3, 0, 1, 2]
-    assert isinstance(window.rollout_info, PPOInfo)
+    assert isinstance(window.rollout_info, PolicyInfo)
     assert nest.leaves(window.state) == []
 
 
@@ -215,5 +213,5 @@ def test_the_acting_algorithm_searches_for_reanalysis():
 
 
 def test_a_policy_cannot_be_learned_from_an_algorithm_that_stores_none():
-    with pytest.raises(ValueError, match=r"PPOInfo without a policy.*train_policy = False"):
+    with pytest.raises(ValueError, match=r"PolicyInfo without a policy.*train_policy = False"):
         make_trainer(train_policy=True)

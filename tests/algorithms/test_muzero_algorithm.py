@@ -10,9 +10,10 @@ from muzero_parts import random_block, small_model, small_muzero, small_support
 from alfish import nest, specs
 from alfish.data_structures import Progress, StepType, time_step_spec
 from alfish.environments.environment import VectorEnvironment
-from alfish.trainers.batch_source import ReplayBatches, TrainBatch
+from alfish.trainers.batch_source import TrainBatch
 from alfish.trainers.checkpoint_store import CheckpointStore
 from alfish.trainers.experiment import Experiment
+from alfish.trainers.replay_batches import ReplayBatches
 from alfish.trainers.trainer import Trainer
 from alfish.trainers.updater import Updater
 

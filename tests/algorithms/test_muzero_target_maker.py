@@ -9,7 +9,7 @@ from muzero_parts import PlainModel
 
 from alfish.algorithms.muzero_reanalysis import Reanalysis
 from alfish.algorithms.muzero_target_maker import TargetMaker
-from alfish.algorithms.ppo_algorithm import PPOInfo
+from alfish.algorithms.stochastic_policy import PolicyInfo
 from alfish.algorithms.td_horizons import LinearTdStepFunc, MixedValueTarget
 from alfish.data_structures import Progress, RowsNeeded, StepType, TailNeeded
 from alfish.ops.reward_transforms import SignReward
@@ -159,11 +159,11 @@ def test_without_a_policy_a_value_is_enough():
     maker = make(2, 2, train_policy=False)
     blocks = blocks_of(maker, random_histories(seed=4), 1, GAMMA)
     with_policy = make(2, 2)(blocks.rows, blocks.search, blocks.info)[1]
-    info = PPOInfo(torch.zeros_like(blocks.search.value), blocks.search.value)
+    info = PolicyInfo(torch.zeros_like(blocks.search.value), blocks.search.value)
     targets = maker(blocks.rows, info, blocks.info)[1]
     assert (targets.policy, targets.candidates) == ((), ())
     assert torch.equal(targets.value, with_policy.value)
-    with pytest.raises(ValueError, match=r"a PPOInfo without a policy.*train_policy = False"):
+    with pytest.raises(ValueError, match=r"a PolicyInfo without a policy.*train_policy = False"):
         make(2, 2)(blocks.rows, info, blocks.info)
     with pytest.raises(ValueError, match="a tuple without a value"):
         maker(blocks.rows, (), blocks.info)

@@ -7,8 +7,6 @@ from muzero_histories import History, make_blocks
 from alfish.algorithms.mcts_algorithm import SearchInfo
 from alfish.algorithms.muzero_targets import (
     block_targets,
-    bootstrap_rows,
-    episode_end_rows,
     make_block,
     outcome_values,
     return_values,
@@ -44,35 +42,6 @@ def returns(block, value, horizon, gamma, predicts_reward=True, max_horizon=None
     max_horizon = horizon if max_horizon is None else max_horizon
     values = return_values(block, value, horizon, max_horizon, gamma)
     return values if predicts_reward else outcome_values(block, values)
-
-
-@pytest.mark.parametrize(
-    ("is_last", "position", "expected"),
-    [
-        ([0, 0, 1, 0, 0], [0, 1, 2, 3, 4], [2, 2, 2, 4, 4]),  # an end inside; the block's last row counts as one
-        ([0, 1, 0, 1, 0], [0, 1, 2, 3, 4], [1, 1, 3, 3, 4]),
-        ([0, 0, 0, 0, 0], [5, 6, 7, 7, 7], [2, 2, 2, 3, 4]),  # an open episode whose newest row is 7
-        ([0, 1, 1, 1, 1], [5, 6, 6, 6, 6], [1, 1, 2, 3, 4]),  # an end, repeated by the buffer
-    ],
-)
-def test_episode_end_rows(is_last, position, expected):
-    ends = episode_end_rows(torch.tensor([is_last], dtype=torch.bool), torch.tensor([position]))
-    assert ends.tolist() == [expected]
-
-
-@pytest.mark.parametrize(
-    ("horizon", "expected"),
-    [
-        (2, [1, 1, 4, 5]),
-        (0, [0, 1, 2, 3]),
-        (9, [1, 1, 5, 5]),
-        (torch.tensor([[0, 1, 2, 3]]), [0, 1, 4, 5]),
-        (torch.tensor([[1]]), [1, 1, 3, 4]),
-    ],
-)
-def test_bootstrap_rows(horizon, expected):
-    # So many steps on, or the end of the episode: row 1, then row 5.
-    assert bootstrap_rows(torch.tensor([[1, 1, 5, 5, 5, 5]]), horizon, num_rows=4).tolist() == [expected]
 
 
 def test_the_end_of_a_game():

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from alfish import nest, specs
-from alfish.algorithms.ppo_algorithm import PPOAlgorithm, PPOInfo, PPOLossInfo, PPOTrainInfo
+from alfish.algorithms.ppo_algorithm import PPOAlgorithm, PPOLossInfo, PPOTrainInfo
+from alfish.algorithms.stochastic_policy import PolicyInfo
 from alfish.data_structures import BatchInfo, Progress, RowsNeeded, StepType, TimeStep, time_step_spec
 from alfish.networks.actor_critic import ActorCriticNetwork
 from alfish.ops.schedules import LinearSchedule
@@ -34,7 +35,7 @@ class FirstElementCritic(torch.nn.Module):
 
 def window(
     algorithm: PPOAlgorithm, num_envs: int, length: int, constant_observation: bool = False
-) -> tuple[TimeStep, PPOInfo, BatchInfo]:
+) -> tuple[TimeStep, PolicyInfo, BatchInfo]:
     """A random window of `length` + 1 rows in which episodes of about four rows end either way."""
     time_step = specs.zeros(time_step_spec(algorithm.observation_spec, algorithm.action_spec), (num_envs, length + 1))
     is_last = torch.rand(num_envs, length + 1) < 0.25
@@ -96,7 +97,7 @@ def preprocess_by_hand(step_type: list[int], discount: list[float]) -> tuple[Tim
         discount=torch.tensor([discount]),
         observation=torch.tensor([99.0, 99.0, 99.0, 99.0, 10.0]).view(1, 5, 1).expand(1, 5, 3),
     )
-    info = PPOInfo(torch.tensor([[-1.0, -2.0, -3.0, -4.0]]), torch.tensor([[8.0, 4.0, 2.0, 6.0]]))
+    info = PolicyInfo(torch.tensor([[-1.0, -2.0, -3.0, -4.0]]), torch.tensor([[8.0, 4.0, 2.0, 6.0]]))
     batch_info = BatchInfo(torch.tensor([[0, 1, 2, 0]]), torch.arange(5).view(1, 5))
     return algorithm.preprocess_experience(time_step, info, batch_info)
 
@@ -210,7 +211,7 @@ def test_the_gradient_favours_actions_with_an_advantage():
     inputs = specs.zeros(time_step_spec(OBSERVATION, DISCRETE), (1, 3))
     loss_info(algorithm, inputs, info).loss.sum().backward()
     # d(-A log p) = -A (onehot - p): -(1 - 1/3) + (0 - 1/3), ...
-    torch.testing.assert_close(algorithm.actor_critic.logits.grad, torch.tensor([-1.0, 0.0, 1.0]))
+    torch.testing.assert_close(algorithm.policy.network.logits.grad, torch.tensor([-1.0, 0.0, 1.0]))
 
 
 def test_a_bandit_is_learned_and_its_value_too():
@@ -235,7 +236,7 @@ def test_a_bandit_is_learned_and_its_value_too():
             optimizer.step()
     row = specs.zeros(time_step_spec(OBSERVATION, DISCRETE), (1,))._replace(observation=torch.ones(1, 3))
     assert algorithm.predict_step(row, ()).output.tolist() == [2]
-    parameters, value = algorithm.actor_critic(row.observation)
+    parameters, value = algorithm.policy.network(row.observation)
     assert torch.softmax(parameters, -1)[0, 2] > 0.8
     assert value.item() == pytest.approx(2.0, abs=0.3)
 
@@ -257,10 +258,10 @@ def test_every_action_spec_end_to_end(name):
     assert result.extra["clip_fraction"].item() == 0.0
     torch.where(inputs.is_last(), 0.0, result.loss).mean().backward()
     assert all(parameter.grad.isfinite().all() for parameter in algorithm.parameters())
-    assert algorithm.actor_critic.policy.output.weight.grad.abs().sum() > 0
+    assert algorithm.policy.network.policy.output.weight.grad.abs().sum() > 0
     if name == "box":
         assert (info.sample != batch_info.action).any()
-        assert algorithm.actor_critic.log_std.grad.abs().sum() > 0
+        assert algorithm.policy.network.log_std.grad.abs().sum() > 0
     else:
         assert rollout_info.sample == ()
         assert torch.equal(info.sample, batch_info.action)
@@ -302,7 +303,7 @@ def test_what_it_declares():
     assert algorithm.rows_needed() == RowsNeeded(future=1, future_observations=1)
     assert algorithm.initial_state(3) == ()
     # The distribution holds no parameters of its own: only the network is trained and saved.
-    assert all(name.startswith("actor_critic.") for name in algorithm.state_dict())
+    assert all(name.startswith("policy.network.") for name in algorithm.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -329,9 +330,9 @@ def test_a_network_of_the_wrong_shape_is_refused():
             parameters, value = super().forward(observation)
             return parameters, value.unsqueeze(-1)
 
-    with pytest.raises(ValueError, match=r"ColumnOfValues returned .* values of shape \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"ColumnOfValues returned .* \(2, 1\); expected .* values of shape \(2,\)"):
         PPOAlgorithm(OBSERVATION, DISCRETE, ColumnOfValues)
-    with pytest.raises(ValueError, match=r"parameters of shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"expected parameters of shape \(2, 5\)"):
         PPOAlgorithm(OBSERVATION, BoundedTensorSpec((), torch.int64, 0, 4), FirstElementCritic)
 
 

@@ -104,14 +104,14 @@ def test_the_algorithm_that_acts_over_latents_reanalyses():
     maker.use_acting_algorithm(acting)
     _, targets, _ = maker(blocks.rows, blocks.search, blocks.info)
     with torch.no_grad():
-        _, by_hand = acting.actor_critic(model.encode(blocks.rows.observation[0, :3]))
+        _, by_hand = acting.policy.network(model.encode(blocks.rows.observation[0, :3]))
     torch.testing.assert_close(targets.value[0, 0], by_hand)
     assert acting.training  # as it was
     # PPO has no policy to learn from.
     maker, _ = small_maker(Reanalysis(1.0, None))
     maker.use_acting_algorithm(acting)
     blocks = wide(blocks_of(maker, [History([F, M, L], [0, 1, 2], [1, 1, 1])], 1, GAMMA))
-    with pytest.raises(ValueError, match="PPOAlgorithm, which reanalyses, gives a PPOInfo without a policy"):
+    with pytest.raises(ValueError, match="PPOAlgorithm, which reanalyses, gives a PolicyInfo without a policy"):
         maker(blocks.rows, blocks.search, blocks.info)
 
 

@@ -21,7 +21,8 @@ from alfish.ops.target_updates import TargetUpdate
 from alfish.rollout.acting import experience_specs
 from alfish.rollout.same_process_engine import SameProcessEngine
 from alfish.summary.timers import Timers
-from alfish.trainers.batch_source import ReplayBatches, SourceContext
+from alfish.trainers.batch_source import SourceContext
+from alfish.trainers.replay_batches import ReplayBatches
 
 CPU = torch.device("cpu")
 

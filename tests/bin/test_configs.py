@@ -12,6 +12,7 @@ CONFIGS = [
     "gumbel_muzero_cartpole.gin",
     "muzero_cartpole_reanalyse.gin",
     "efficientzero_cartpole.gin",
+    "dqn_cartpole.gin",
     "ppo_cartpole_hidden.gin",
     "ppo_muzero_latent_cartpole_hidden.gin",
 ]

@@ -165,3 +165,27 @@ def test_gin_configures_the_preprocessing_by_scope():
     assert make_atari(num_envs=1).observation_spec.shape == (1, 42, 42)
     with gin.config_scope("evaluation"):
         assert AtariPreprocessing() == AtariPreprocessing(image_size=42, reward_clipping=False)
+
+
+def test_frozen_games_repeat_their_last_row_and_begin_with_the_window():
+    chosen = AtariPreprocessing(max_frames_per_episode=40, max_noops=0, sticky_action_probability=0.0)
+    games = [make_atari("pong", 2, chosen, num_threads=1, freeze_after_end=freezes) for freezes in (True, False)]
+    frozen, going_on = ([empty_row(game)] for game in games)
+    for game, rows in zip(games, (frozen, going_on), strict=True):
+        game.reset(3, rows[0])
+        for step in range(44):
+            if game.freezes and step % 22 == 0:
+                game.begin_window()
+            game.step(torch.zeros(2, dtype=torch.int64), row := empty_row(game))
+            rows.append(row)
+        game.close()
+    F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
+    episode = [M] * 9 + [L]
+    assert column(frozen, "step_type") == [F, *episode, *[L] * 12, F, *episode, *[L] * 11]
+    assert column(going_on, "step_type")[:22] == [F, *episode, F, *episode]
+    assert same(frozen[:11], going_on[:11])
+    assert all(torch.equal(row.observation, frozen[10].observation) for row in frozen[11:23])
+    # Without random numbers every game is the same one.
+    assert torch.equal(frozen[23].observation, frozen[0].observation)
+    assert torch.equal(frozen[33].observation, frozen[10].observation)
+    assert column(frozen, "discount") == [1.0] * 45

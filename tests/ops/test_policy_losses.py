@@ -3,11 +3,16 @@ import math
 import pytest
 import torch
 
+from alfish.ops.masking import mask_logits
 from alfish.ops.policy_losses import (
     approximate_kl,
     candidate_cross_entropy,
     clip_fraction,
     clipped_surrogate_loss,
+    discrete_soft_actor_loss,
+    policy_gradient_loss,
+    soft_actor_loss,
+    temperature_loss,
 )
 
 # ratio, advantage, loss and gradient in the ratio, at clip ratio 0.2: figure 1 of the paper, point by point.
@@ -53,3 +58,70 @@ def test_candidate_cross_entropy_by_hand():
     assert loss.tolist() == [1.25, 0.0]
     loss.sum().backward()
     assert log_prob.grad.tolist() == [[-0.75, -0.25, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_policy_gradient_loss_by_hand():
+    log_prob = torch.tensor([-1.0, -2.0], requires_grad=True)
+    advantage = torch.tensor([3.0, -0.5], requires_grad=True)
+    weight = torch.tensor([2.0, 1.0], requires_grad=True)
+    loss = policy_gradient_loss(log_prob, advantage, weight)
+    assert loss.tolist() == [6.0, -1.0]
+    loss.sum().backward()
+    assert log_prob.grad.tolist() == [-6.0, 0.5]
+    assert advantage.grad is None and weight.grad is None
+    assert policy_gradient_loss(log_prob, advantage).tolist() == [3.0, -1.0]
+
+
+def test_policy_gradient_is_that_of_the_expected_reward():
+    # Actions of mu, weighted: the gradient of sum_a pi(a) reward(a) in the logits is pi(a) (reward(a) - mean reward).
+    logits, reward = torch.tensor([0.3, -0.2, 0.5], requires_grad=True), torch.tensor([1.0, 2.0, -1.0])
+    mu = torch.tensor([0.2, 0.5, 0.3])
+    log_prob = torch.log_softmax(logits, dim=-1)
+    loss = (mu * policy_gradient_loss(log_prob, reward, log_prob.exp() / mu)).sum()
+    loss.backward()
+    pi = log_prob.exp().detach()
+    torch.testing.assert_close(-logits.grad, pi * (reward - (pi * reward).sum()))
+
+
+def test_soft_actor_loss_by_hand():
+    log_prob = torch.tensor([-1.0], requires_grad=True)
+    q_value = torch.tensor([3.0], requires_grad=True)
+    loss = soft_actor_loss(log_prob, q_value, 0.5)
+    assert loss.tolist() == [-3.5]
+    loss.sum().backward()
+    assert (log_prob.grad.item(), q_value.grad.item()) == (0.5, -1.0)
+
+
+def test_discrete_soft_actor_loss_by_hand():
+    probabilities = torch.tensor([[0.25, 0.75]])
+    loss = discrete_soft_actor_loss(probabilities.log(), torch.tensor([[1.0, 2.0]]), 0.5)
+    assert loss.item() == pytest.approx(0.25 * (0.5 * math.log(0.25) - 1.0) + 0.75 * (0.5 * math.log(0.75) - 2.0))
+
+
+def test_discrete_soft_actor_loss_is_least_at_the_softmax():
+    q_value = torch.tensor([[1.0, 2.0, -1.0]])
+    logits = (q_value / 0.3).requires_grad_()
+    discrete_soft_actor_loss(torch.log_softmax(logits, dim=-1), q_value, 0.3).sum().backward()
+    torch.testing.assert_close(logits.grad, torch.zeros(1, 3), atol=1e-6, rtol=0.0)
+
+
+def test_illegal_actions_get_no_gradient_from_the_discrete_soft_actor_loss():
+    logits = torch.tensor([[1.0, 2.0, 0.5]], requires_grad=True)
+    masked = mask_logits(logits, torch.tensor([[True, True, False]]))
+    loss = discrete_soft_actor_loss(torch.log_softmax(masked, dim=-1), torch.tensor([[1.0, 0.0, 9.0]]), 0.5)
+    loss.sum().backward()
+    assert loss.isfinite().all() and logits.grad.isfinite().all()
+    assert logits.grad[0, 2] == 0.0 and logits.grad[0, 0] != 0.0
+
+
+def test_temperature_loss_by_hand():
+    log_temperature = torch.tensor(math.log(0.5), requires_grad=True)
+    entropy = torch.tensor([1.0, -3.0], requires_grad=True)
+    loss = temperature_loss(log_temperature, entropy, -1.0)
+    assert loss.tolist() == pytest.approx([0.5 * 2.0, 0.5 * -2.0])
+    # More random than asked for: a step against the gradient lowers log α. Less: it raises it.
+    for row, gradient in ((0, 1.0), (1, -1.0)):
+        (found,) = torch.autograd.grad(loss[row], log_temperature, retain_graph=True)
+        assert found.item() == pytest.approx(gradient)
+    loss.sum().backward()
+    assert entropy.grad is None

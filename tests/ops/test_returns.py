@@ -1,8 +1,8 @@
 """Returns over the rows of the house, with numbers to redo by hand and a slow oracle."""
 
-import numpy as np
 import pytest
 import torch
+from row_blocks import brute_force_n_step, random_block
 
 from alfish.ops.returns import bootstrapped_return, discounted_return, generalized_advantage_estimate, n_step_return
 
@@ -95,28 +95,6 @@ def test_returns_over_as_many_steps_as_each_row_asks_for():
     for max_steps in (3, 10):  # windows may reach over the end of the block
         found = bootstrapped_return(reward, discount, value, steps, 0.5, max_steps)
         assert found.tolist() == [[16.0, 7.5, 36.0]]
-
-
-def random_block(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = np.random.default_rng(seed)
-    reward, value = generator.normal(size=(2, 6, 13))
-    is_last = generator.random((6, 13)) < 0.25
-    discount = np.where(is_last & (generator.random((6, 13)) < 0.5), 0.0, 1.0)
-    reward, discount, value = (torch.tensor(array, dtype=torch.float64) for array in (reward, discount, value))
-    return reward, discount, value, torch.tensor(is_last)
-
-
-def brute_force_n_step(reward, discount, value, is_last, gamma, num_steps, row, start) -> float:
-    """Walks forward from one row and adds up."""
-    total, weight, position = 0.0, 1.0, start
-    for _ in range(num_steps):
-        if is_last[row, position] or position == reward.shape[1] - 1:
-            break
-        position += 1
-        weight *= gamma
-        total += weight / gamma * float(reward[row, position])
-        weight *= float(discount[row, position])
-    return total + weight * float(value[row, position])
 
 
 @pytest.mark.parametrize("seed", range(3))

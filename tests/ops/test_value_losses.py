@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alfish.ops.value_losses import categorical_cross_entropy, clipped_squared_error, squared_error
+from alfish.ops.value_losses import categorical_cross_entropy, clipped_squared_error, huber_loss, squared_error
 
 
 def test_squared_error_has_no_half():
@@ -40,3 +40,20 @@ def test_cross_entropy_is_torchs():
     logits, target = torch.randn(4, 3, 7), torch.softmax(torch.randn(4, 3, 7), -1)
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(0, 1), reduction="none")
     torch.testing.assert_close(categorical_cross_entropy(logits, target).flatten(), expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "loss", "gradient"),
+    [
+        (2.5, 1.0, 0.125, 0.5),  # within the threshold: half of the square
+        (5.0, 1.0, 2.5, 1.0),  # beyond it: 1 * (3 - 1/2)
+        (-1.0, 2.0, 4.0, -2.0),  # 2 * (3 - 1)
+        (1e30, 1.0, 1e30, 1.0),  # finite where the square is not
+    ],
+)
+def test_huber_loss_by_hand(value, threshold, loss, gradient):
+    value_tensor = torch.tensor([value], requires_grad=True)
+    result = huber_loss(value_tensor, torch.tensor([2.0]), threshold)
+    result.sum().backward()
+    assert result.item() == pytest.approx(loss)
+    assert value_tensor.grad.item() == pytest.approx(gradient)

@@ -1,16 +1,16 @@
 """The act-step loop: what a window holds, and what a cut does to it."""
 
-import numpy as np
+import copy
+
 import pytest
 import torch
+from engine_parts import collect, same_process_engine
 from support import ScriptedEnvironment, TinyAlgorithm
 
 from alfish import nest
 from alfish.data_structures import AlgStep, StepType, time_step_spec
 from alfish.networks.preprocessing import FrameStack, ObservationTransform
 from alfish.rollout.acting import Actor, experience_specs
-from alfish.rollout.same_process_engine import SameProcessEngine
-from alfish.summary.timers import Timers
 
 CPU = torch.device("cpu")
 F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
@@ -19,25 +19,13 @@ F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
 def make_engine(num_envs=2, window_length=4, transform=ObservationTransform, algorithm=TinyAlgorithm, seed=0):
     environment = ScriptedEnvironment(num_envs)
     seen = transform(environment.observation_spec)
-    engine = SameProcessEngine(
-        environment,
-        algorithm(seen.output_spec, environment.action_spec),
-        seen,
-        window_length,
-        np.random.default_rng(seed),
-        CPU,
-        Timers(),
-    )
-    return engine, environment
-
-
-def copy(window):
-    return nest.map_structure(torch.clone, window)
+    learner = algorithm(seen.output_spec, environment.action_spec)
+    return same_process_engine(environment, learner, seen, window_length, seed=seed), environment
 
 
 def test_windows_follow_each_other_without_a_gap():
     engine, _ = make_engine()
-    first, second = copy(engine.collect()), copy(engine.collect())
+    first, second = collect(engine), collect(engine)
     steps = torch.cat([first.time_step.observation[:-1], second.time_step.observation], dim=0)[:, :, 2]
     assert steps[:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
     assert steps[:, 1].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
@@ -46,7 +34,7 @@ def test_windows_follow_each_other_without_a_gap():
 
 
 def test_step_types_and_discounts():
-    window = make_engine(window_length=8)[0].collect().time_step
+    window = collect(make_engine(window_length=8)[0]).time_step
     assert window.step_type[:, 0].tolist() == [F, M, M, L, F, M, M, L, F]
     assert window.step_type[:, 1].tolist() == [F, M, M, M, L, F, M, M, M]
     assert window.discount[3].tolist() == [0, 1]
@@ -55,7 +43,7 @@ def test_step_types_and_discounts():
 
 def test_answers_belong_to_their_rows():
     engine, environment = make_engine()
-    window = engine.collect()
+    window = collect(engine)
     assert torch.equal(window.rollout_info.answered, window.time_step.observation[:-1, :, 2])
     assert torch.equal(window.action, torch.stack(environment.actions))
     assert torch.equal(window.time_step.prev_action[1:4], window.action[:3])
@@ -63,10 +51,10 @@ def test_answers_belong_to_their_rows():
 
 def test_a_cut_closes_the_episodes_and_resets():
     engine, environment = make_engine()
-    before = copy(engine.collect())
+    before = collect(engine)
     assert before.time_step.step_type[-1].tolist() == [F, L]
     engine.cut()
-    after = copy(engine.collect()).time_step
+    after = collect(engine).time_step
     assert after.step_type[0].tolist() == [L, L]
     assert after.discount[0].tolist() == [1, 1]
     assert after.step_type[1].tolist() == [F, F]
@@ -77,25 +65,38 @@ def test_a_cut_closes_the_episodes_and_resets():
 
 def test_a_restored_engine_goes_on_alike():
     engine, _ = make_engine(transform=lambda spec: FrameStack(spec, num_frames=3), window_length=3)
-    generator = np.random.default_rng(0)
-    engine._generator = generator
-    engine.collect()
+    collect(engine)
     engine.cut()
-    saved, generator_state, torch_state = engine.state_dict(), generator.bit_generator.state, torch.get_rng_state()
-    expected = [copy(engine.collect()) for _ in range(2)]
+    saved = copy.deepcopy(engine.state_dict())
+    expected = [collect(engine) for _ in range(2)]
 
-    other, _ = make_engine(transform=lambda spec: FrameStack(spec, num_frames=3), window_length=3)
+    other, _ = make_engine(transform=lambda spec: FrameStack(spec, num_frames=3), window_length=3, seed=7)
+    torch.manual_seed(99)
     other.load_state_dict(saved)
-    other._generator.bit_generator.state = generator_state
-    torch.set_rng_state(torch_state)
     for window in expected:
-        for (path, leaf), found in zip(nest.leaves_with_paths(window), nest.leaves(other.collect()), strict=True):
+        for (path, leaf), found in zip(nest.leaves_with_paths(window), nest.leaves(collect(other)), strict=True):
             assert torch.equal(leaf, found), path
+
+
+def test_windows_follow_from_the_engines_own_random_numbers():
+    first, second = make_engine(seed=3)[0], make_engine(seed=3)[0]
+    other = make_engine(seed=4)[0]
+    actions = []
+    for number in range(3):
+        torch.manual_seed(number)  # training draws between windows, or other seeds before the first
+        before = torch.get_rng_state()
+        window = collect(first)
+        assert torch.equal(before, torch.get_rng_state())
+        torch.randn(number)
+        assert torch.equal(window.action, collect(second).action)
+        actions.append((window.action, collect(other).action))
+    assert any(not torch.equal(mine, others) for mine, others in actions)
+    assert not torch.equal(actions[0][0], actions[1][0])
 
 
 def test_past_rows_stand_before_the_window():
     engine, _ = make_engine(transform=lambda spec: FrameStack(spec, num_frames=3), window_length=4)
-    first, second = copy(engine.collect()).time_step, copy(engine.collect()).time_step
+    first, second = collect(engine).time_step, collect(engine).time_step
     assert first.step_type.shape[0] == 2 + 4 + 1
     assert first.step_type[:2].eq(L).all()
     assert torch.equal(second.observation[:3], first.observation[-3:])
@@ -110,7 +111,7 @@ def test_actor_zeroes_the_state_where_an_episode_begins():
             return AlgStep(time_step.prev_action, state + 1, (state.clone(),))
 
     engine, _ = make_engine(algorithm=Counting, window_length=9)
-    window = engine.collect()
+    window = collect(engine)
     assert window.rollout_info[0][:, 0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
     assert window.rollout_info[0][:, 1].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
     assert torch.equal(window.state, window.rollout_info[0])
@@ -132,7 +133,7 @@ def test_actor_without_state_hands_rows_on():
     environment = ScriptedEnvironment(2)
     transform = ObservationTransform(environment.observation_spec)
     actor = Actor(TinyAlgorithm(transform.output_spec, environment.action_spec), transform, 2, CPU)
-    window = make_engine()[0].collect()
+    window = collect(make_engine()[0])
     row = nest.map_structure(lambda leaf: leaf[0], window.time_step)
     assert actor.predict(row).tolist() == [0, 0]
 
@@ -144,7 +145,7 @@ def test_bad_window_length():
 
 def test_a_state_of_other_environments_is_refused_in_one_line():
     engine, _ = make_engine()
-    engine.collect()
+    collect(engine)
     engine.cut()
     state = engine.state_dict()
     other, _ = make_engine(num_envs=3, transform=lambda spec: FrameStack(spec, num_frames=4))
@@ -157,3 +158,9 @@ def test_a_state_of_other_environments_is_refused_in_one_line():
     ):
         with pytest.raises(ValueError, match=f"of this run: {change}"):
             engine.check_state_dict(state | {"rows": rows})
+
+
+def test_a_state_of_another_engine_is_refused_in_one_line():
+    engine, _ = make_engine()
+    with pytest.raises(ValueError, match="written with another Trainer.engine; set that back"):
+        engine.check_state_dict({"workers": []})

@@ -44,7 +44,6 @@ def test_no_statistics_before_the_first_episode_ends():
 def test_a_cut_episode_is_not_counted():
     metrics = EpisodeMetrics(1)
     metrics.update(window([[F, M, M]], [[0, 1, 1]]))
-    metrics.cut()
     # The cut turned the last row into LAST; it comes back as row 0.
     metrics.update(window([[L, F, M, L]], [[1, 0, 4, 4]]))
     result = metrics.result()
@@ -68,19 +67,41 @@ def test_many_small_rewards_add_up():
     assert metrics.result()["episode/return_mean"] == pytest.approx(expected, rel=1e-12)
 
 
-def test_state_round_trip_drops_open_episodes():
+def test_state_round_trip_keeps_open_episodes():
     metrics = EpisodeMetrics(1)
     metrics.update(window([[F, L, F, M]], [[0, 1, 0, 100]]))
     resumed = EpisodeMetrics(1)
     resumed.update(window([[F, M]], [[0, 1000]]))
     resumed.load_state_dict(metrics.state_dict())
     assert resumed.result() == metrics.result()
-    resumed.update(window([[L, F, L]], [[0, 0, 3]]))
-    assert resumed.result()["episode/return_max"] == 3
+    resumed.update(window([[M, L]], [[100, 3]]))
+    assert (resumed.result()["episode/return_max"], resumed.result()["episode/length_mean"]) == (103, (1 + 2) / 2)
+
+
+def test_answered_rows_are_counted():
+    # Environment 0: rows 1, 2, 4; row 3 is FIRST. Environment 1: every row.
+    assert EpisodeMetrics(2).update(window([[F, M, L, F, M], [F, M, M, M, M]], [[0.0] * 5] * 2)) == 3 + 4
+
+
+def test_frozen_rows_count_as_nothing():
+    metrics = EpisodeMetrics(1)
+    assert metrics.update(window([[F, M, L, L, L]], [[0, 1, 1, 0, 0]])) == 2
+    assert metrics.update(window([[L, F, M, L, L]], [[0, 0, 5, 5, 0]])) == 2
+    result = metrics.result()
+    assert (result["episode/count"], result["episode/return_max"], result["episode/length_mean"]) == (2, 10, 2)
+
+
+def test_windows_of_some_of_the_environments():
+    metrics = EpisodeMetrics(3)
+    metrics.update(window([[F, M, M]], [[0, 7, 7]]), first_env=2)
+    metrics.update(window([[F, M, L], [F, M, M]], [[0, 1, 1], [0, 4, 4]]))
+    metrics.update(window([[M, L]], [[7, 1]]), first_env=2)
+    result = metrics.result()
+    assert (result["episode/count"], result["episode/return_min"], result["episode/return_max"]) == (2, 2, 15)
 
 
 def test_errors_name_the_value():
     with pytest.raises(ValueError, match="num_envs is 0"):
         EpisodeMetrics(0)
-    with pytest.raises(ValueError, match=r"shape \(2, 1\); expected \[T\+1, 3\]"):
-        EpisodeMetrics(3).update(window([[F, M]], [[0, 0]]))
+    with pytest.raises(ValueError, match=r"shape \(2, 1\) from environment 3 on; expected \[T\+1, E\]"):
+        EpisodeMetrics(3).update(window([[F, M]], [[0, 0]]), first_env=3)

@@ -13,6 +13,8 @@ from alfish.trainers.trainer import Trainer
 
 CONFIG = """
 import alfish.experience_replayers.prioritized_sampler
+import alfish.trainers.on_policy_batches
+import alfish.trainers.replay_batches
 Updater.optimizer = @torch.optim.Adam
 Updater.learning_rate = 0.01
 ReplayBuffer.capacity = 60

@@ -4,15 +4,17 @@ import gin
 import numpy as np
 import pytest
 import torch
+from engine_parts import same_process_engine
 from support import ScriptedEnvironment, TinyAlgorithm
 
 from alfish import nest
 from alfish.data_structures import Progress, RowsNeeded, TailNeeded, time_step_spec
 from alfish.networks.preprocessing import FrameStack, ObservationTransform
 from alfish.rollout.acting import experience_specs
-from alfish.rollout.same_process_engine import SameProcessEngine
 from alfish.summary.timers import Timers
-from alfish.trainers.batch_source import OnPolicyBatches, ReplayBatches, SourceContext
+from alfish.trainers.batch_source import SourceContext
+from alfish.trainers.on_policy_batches import OnPolicyBatches
+from alfish.trainers.replay_batches import ReplayBatches
 
 CPU = torch.device("cpu")
 BY_PRIORITY = """
@@ -39,8 +41,7 @@ def make(transform=ObservationTransform, window_length=5, num_envs=2, algorithm=
         device=CPU,
         timers=timers,
     )
-    engine = SameProcessEngine(environment, learner, seen, window_length, np.random.default_rng(0), CPU, timers)
-    return context, engine
+    return context, same_process_engine(environment, learner, seen, window_length, timers=timers)
 
 
 def make_replay(context, capacity=100, **settings):
@@ -56,7 +57,7 @@ def rows_seen(batches):
 def test_every_epoch_sees_every_row_once():
     context, engine = make()
     source = OnPolicyBatches(context, mini_batch_size=3, num_epochs=2)
-    source.add(engine.collect())
+    source.add(engine.collect({}).experience)
     batches = list(source.batches(Progress()))
     # Rows 0 … 4 of environments with episodes of 3 and 4 steps.
     expected = sorted([(1, 0), (1, 1), (1, 2), (1, 3), (2, 0), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4)])
@@ -69,7 +70,7 @@ def test_every_epoch_sees_every_row_once():
 def test_on_policy_targets_belong_to_their_rows():
     context, engine = make()
     source = OnPolicyBatches(context, mini_batch_size=100, num_epochs=1)
-    source.add(engine.collect())
+    source.add(engine.collect({}).experience)
     (batch,) = source.batches(Progress())
     # A row is followed by a reward of 1, unless it is LAST: the next one then begins an episode.
     assert torch.equal(batch.rollout_info == 1, ~batch.inputs.is_last())
@@ -79,7 +80,7 @@ def test_on_policy_frame_stacks_reach_into_the_window_before():
     context, engine = make(lambda spec: FrameStack(spec, num_frames=3), window_length=2, num_envs=1)
     source = OnPolicyBatches(context, mini_batch_size=100, num_epochs=1)
     for _ in range(2):
-        source.add(engine.collect())
+        source.add(engine.collect({}).experience)
         (batch,) = source.batches(Progress())
     # The second window answers rows 2 and 3: the stack of row 2 holds rows 0, 1, 2.
     assert sorted(batch.inputs.observation[:, 0].view(-1, 3, 3)[:, :, 2].tolist()) == [[0, 1, 2], [1, 2, 3]]
@@ -88,7 +89,7 @@ def test_on_policy_frame_stacks_reach_into_the_window_before():
 def test_updates_follow_from_env_steps():
     context, engine = make()
     source = make_replay(context, updates_per_env_step=0.5, initial_env_steps=4)
-    source.add(engine.collect())
+    source.add(engine.collect({}).experience)
     assert len(list(source.batches(Progress(env_steps=4)))) == 0
     assert len(list(source.batches(Progress(env_steps=9)))) == 2
     assert len(list(source.batches(Progress(env_steps=9, updates=2)))) == 0
@@ -98,9 +99,9 @@ def test_updates_follow_from_env_steps():
 def test_replay_waits_for_a_block():
     context, engine = make(lambda spec: FrameStack(spec, num_frames=4), window_length=2)
     source = make_replay(context)
-    source.add(engine.collect())
+    source.add(engine.collect({}).experience)
     assert list(source.batches(Progress(env_steps=100))) == []
-    source.add(engine.collect())
+    source.add(engine.collect({}).experience)
     assert len(list(source.batches(Progress(env_steps=4)))) == 2
 
 
@@ -108,7 +109,7 @@ def test_replay_samples_follow_the_rows():
     context, engine = make(lambda spec: FrameStack(spec, num_frames=3))
     source = make_replay(context, batch_size=64, updates_per_env_step=1.0)
     for _ in range(4):
-        source.add(engine.collect())
+        source.add(engine.collect({}).experience)
     for batch in source.batches(Progress(env_steps=3)):
         assert batch.inputs.observation.shape == (64, 1, 9)
         stacks = batch.inputs.observation.view(64, 3, 3)
@@ -121,7 +122,7 @@ def test_replay_state_round_trip():
     context, engine = make()
     source = make_replay(context)
     for _ in range(3):
-        source.add(engine.collect())
+        source.add(engine.collect({}).experience)
     other_context, _ = make()
     other = make_replay(other_context)
     other.load_state_dict(source.state_dict())
@@ -142,7 +143,7 @@ def test_examples_look_like_batches(transform):
     context, engine = make(transform)
     for source in (OnPolicyBatches(context, 3, 1), make_replay(context)):
         for _ in range(2):
-            source.add(engine.collect())
+            source.add(engine.collect({}).experience)
         # What a sampler adds depends on the sampler: an example has weights of 1 and no rows.
         batch = next(source.batches(Progress(env_steps=10)))._replace(importance_weight=(), rows=())
         example = source.example()._replace(importance_weight=())
@@ -177,7 +178,7 @@ def test_blocks_hold_what_is_asked_for_without_the_past(num_frames):
     gin.parse_config(BY_PRIORITY)
     source = make_replay(context, segment_length=2)
     for _ in range(3):
-        source.add(engine.collect())
+        source.add(engine.collect({}).experience)
     batch = next(source.batches(Progress(env_steps=10)))
     sampled = context.algorithm.got
     assert sampled[2].position.shape == sampled[2].age.shape == sampled[0].reward.shape == (4, 2 + 2)
@@ -230,7 +231,7 @@ def test_targets_are_made_in_evaluation_mode():
     context, engine = make(algorithm=ModeSeeing)
     context.algorithm.train()
     source = OnPolicyBatches(context, 3, 1)
-    source.add(engine.collect())
+    source.add(engine.collect({}).experience)
     context.algorithm.train()
     next(source.batches(Progress()))
     assert context.algorithm.mode_seen is False
@@ -246,7 +247,7 @@ def test_targets_are_made_in_evaluation_mode():
         (TinyAlgorithm, lambda context: make_replay(context, updates_per_env_step=0), "updates_per_env_step is 0"),
         (TinyAlgorithm, lambda context: make_replay(context, initial_env_steps=-5), "initial_env_steps is -5"),
         (OnPolicyOnly, make_replay, "OnPolicyOnly is on-policy"),
-        (Recurrent, make_replay, "Recurrent has a recurrent state"),
+        (Recurrent, make_replay, "Recurrent is recurrent and learns from .* stored with a row is no state"),
         (FarSighted, lambda context: OnPolicyBatches(context, 1, 1), "FarSighted needs 3 rows"),
         (LookingBack, make_replay, "asks for 2 rows before the segment"),
         (AfterTheEnd, lambda context: OnPolicyBatches(context, 1, 1), "AfterTheEnd needs what lies between a row and"),

@@ -12,8 +12,9 @@ from alfish.networks.preprocessing import FrameStack
 from alfish.ops.target_updates import TargetUpdate
 from alfish.summary.csv_writer import CsvWriter
 from alfish.summary.writers import Summaries
-from alfish.trainers.batch_source import OnPolicyBatches, ReplayBatches
 from alfish.trainers.experiment import Experiment
+from alfish.trainers.on_policy_batches import OnPolicyBatches
+from alfish.trainers.replay_batches import ReplayBatches
 from alfish.trainers.state_checks import CheckpointMismatch
 from alfish.trainers.trainer import Trainer
 
@@ -150,7 +151,7 @@ def test_a_stop_gives_up_an_evaluation(tmp_path):
     bind()
     trainer, _ = make_trainer(tmp_path)
     evaluation_environment = ScriptedEnvironment(3, length=10**6)
-    trainer._evaluator._environment = evaluation_environment
+    trainer._evaluations._evaluator._environment = evaluation_environment
     step = evaluation_environment.step
 
     def stop_at_the_fifth_step(action, out):
@@ -169,14 +170,15 @@ def test_a_stop_gives_up_an_evaluation(tmp_path):
 def test_a_stop_in_the_last_evaluation_leaves_it_for_later(tmp_path):
     bind()
     first, _ = make_trainer(tmp_path)
-    evaluate = first._evaluator.evaluate
+    evaluator = first._evaluations._evaluator
+    evaluate = evaluator.evaluate
 
     def interrupted(seed, should_stop):
         if first.progress.env_steps >= 160:
             first.request_stop()
         return evaluate(seed, should_stop)
 
-    first._evaluator.evaluate = interrupted
+    evaluator.evaluate = interrupted
     assert first.train() is None
     second, _ = make_trainer(tmp_path)
     assert not second.finished
@@ -278,7 +280,7 @@ def test_no_evaluation_but_at_the_end():
     bind(**{"Trainer.evaluation_interval": None})
     trainer, _ = make_trainer()
     calls = []
-    evaluate = trainer._evaluate
-    trainer._evaluate = lambda: (calls.append(trainer.progress.env_steps), evaluate())[1]
+    request = trainer._evaluations.request
+    trainer._evaluations.request = lambda progress: (calls.append(progress[""].env_steps), request(progress))
     trainer.train()
     assert calls == [trainer.progress.env_steps]

@@ -1,0 +1,132 @@
+"""Linear layers with rectifiers between them, by the faster of two libraries where torch takes the slow one."""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+_LARGE = 2**22
+"""Multiplications of one layer from which on it is worth while."""
+
+
+def takes_fast_path(inputs: torch.Tensor, largest_layer: int) -> bool:
+    """Whether `relu_layers` is faster than torch's own products: for many rows, on some processors.
+
+    On x86 torch hands float32 products to MKL, which leaves the AVX-512 units of processors of other makers than Intel
+    unused. oneDNN, which torch brings along, uses them and is nearly twice as fast there. Sums are taken in another
+    order: results differ in their last bits, as they do between machines, but always in the same way on one machine.
+
+    Args:
+        inputs: `[..., in]`.
+        largest_layer: the largest number of weights of a layer, over the size of the input.
+    """
+    return (
+        inputs.numel() * largest_layer >= _LARGE * inputs.shape[-1]
+        and inputs.device.type == "cpu"
+        and inputs.dtype == torch.float32
+        and _onednn_is_faster()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def relu_layers(
+    inputs: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], num_hidden: int
+) -> torch.Tensor:
+    """Linear layers, the first ones with a rectifier behind; gradients of first order. See `takes_fast_path`.
+
+    Args:
+        inputs: `[..., in]` float32.
+        weights: of each layer `[out, in]`; or `[C, out, in]`, of C stacks that read the same input.
+        biases: `[out]`, or `[C, out]`.
+        num_hidden: how many layers have a rectifier.
+
+    Returns:
+        `[..., out]`, or `[..., C, out]`.
+    """
+    outputs: torch.Tensor = _ReluLayers.apply(inputs.flatten(0, -2), num_hidden, *weights, *biases)
+    return outputs.unflatten(0, inputs.shape[:-1])
+
+
+class _ReluLayers(torch.autograd.Function):
+    """The layers and their gradients as products of oneDNN, without a node of the graph for each."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor, num_hidden: int, *parameters: torch.Tensor) -> torch.Tensor:
+        num_layers = len(parameters) // 2
+        members = list(zip(*(_members(leaf, 3 - k // num_layers) for k, leaf in enumerate(parameters)), strict=True))
+        seen = [inputs]
+        outputs = []
+        for member in members:
+            hidden = inputs
+            for k in range(num_layers):
+                hidden = _product(hidden, member[k], member[num_layers + k], k < num_hidden)
+                seen.append(hidden)
+            outputs.append(hidden)
+        ctx.num_hidden = num_hidden
+        ctx.num_layers = num_layers
+        ctx.save_for_backward(*parameters[:num_layers], *seen)
+        return torch.stack(outputs, dim=1) if parameters[0].ndim == 3 else outputs[0]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        num_layers, num_hidden = ctx.num_layers, ctx.num_hidden
+        weights, (inputs, *seen) = ctx.saved_tensors[:num_layers], ctx.saved_tensors[num_layers:]
+        needed = ctx.needs_input_grad[2:]
+        is_stacked = weights[0].ndim == 3
+        gradients: list[list[torch.Tensor]] = [[] for _ in needed]
+        of_inputs = None
+        for c, member in enumerate(zip(*(_members(weight, 3) for weight in weights), strict=True)):
+            flowing = gradient[:, c] if is_stacked else gradient
+            for k in reversed(range(num_layers)):
+                if k < num_hidden:
+                    flowing = torch.ops.aten.threshold_backward(flowing, seen[c * num_layers + k], 0.0)
+                below = seen[c * num_layers + k - 1] if k else inputs
+                if needed[k]:
+                    gradients[k].append(_product(flowing.t(), below.t()))
+                if needed[num_layers + k]:
+                    gradients[num_layers + k].append(flowing.sum(0))
+                if k or ctx.needs_input_grad[0]:
+                    flowing = _product(flowing, member[k].t())
+            if ctx.needs_input_grad[0]:
+                of_inputs = flowing if of_inputs is None else of_inputs + flowing
+        joined = [_joined(each, is_stacked) for each in gradients]
+        return of_inputs, None, *joined
+
+
+def _members(leaf: torch.Tensor, stacked_axes: int) -> Sequence[torch.Tensor]:
+    return leaf.unbind() if leaf.ndim == stacked_axes else (leaf,)
+
+
+def _joined(gradients: list[torch.Tensor], is_stacked: bool) -> torch.Tensor | None:
+    if not gradients:
+        return None
+    return torch.stack(gradients) if is_stacked else gradients[0]
+
+
+def _product(
+    left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None, rectified: bool = False
+) -> torch.Tensor:
+    """`left @ right.T + bias`, of any strides: what torch's compiler calls for linear layers on a CPU."""
+    attribute = "relu" if rectified else "none"
+    product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, attribute, [], "")
+    return product
+
+
+@functools.cache
+def _onednn_is_faster() -> bool:
+    """Whether this is a processor with AVX-512 on which MKL does without it, and torch has what `_product` calls."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    processors = pathlib.Path("/proc/cpuinfo")
+    if not processors.exists() or "GenuineIntel" in processors.read_text():
+        return False
+    ones = torch.ones(2, 2)
+    try:
+        return torch.equal(_product(ones, ones, -ones[0], True), ones)
+    except (AttributeError, RuntimeError):  # not a part of torch's documented interface: another version may lack it
+        return False

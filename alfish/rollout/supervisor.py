@@ -1,0 +1,175 @@
+"""Watching worker processes: no death, no hang and no error of one goes unnoticed."""
+
+import atexit
+import collections
+import time
+from collections.abc import Callable
+from multiprocessing import connection as pipes
+from typing import Any
+
+from absl import logging
+
+from alfish.checks import check_at_least
+from alfish.rollout.worker_process import CLOSE, READY, WorkerLost, WorkerProcess
+
+RESTARTED = ("restarted",)
+"""The message that stands for: this worker was lost; a new one is there, and has been asked nothing yet."""
+
+_CLOSE_SECONDS = 5.0
+_POLL_SECONDS = 1.0
+
+
+class Supervisor:
+    """Starts worker processes, brings them messages and their answers back, and starts those anew that are lost.
+
+    A worker first sends READY, then one answer to each message. It is lost when its process ends, which is noticed at
+    once by whoever waits in `receive`, and within a second where `due` is asked; and when an answer takes longer than
+    the deadline. What it had sent before it was lost is handed out first, then RESTARTED.
+
+    Args:
+        start: makes worker w, given its number and how often it was lost before.
+        num_workers: W.
+        deadline_seconds: how long an answer, or a start, may take; larger than 0.
+        max_restarts: how many losses are mended, those of all workers together, at least 0.
+
+    Attributes:
+        restarts: how often each worker was lost.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[int, int], WorkerProcess],
+        num_workers: int,
+        deadline_seconds: float,
+        max_restarts: int,
+    ):
+        check_at_least("max_restarts", max_restarts, 0)
+        if not deadline_seconds > 0:
+            raise ValueError(f"deadline_seconds is {deadline_seconds}; it must be larger than 0")
+        self._start = start
+        self._deadline_seconds = deadline_seconds
+        self._max_restarts = max_restarts
+        self._workers: dict[int, WorkerProcess] = {}
+        self._num_workers = num_workers
+        self._awaited = [0] * num_workers
+        self._busy_since = [0.0] * num_workers
+        self._was_ready = False
+        self._inbox: collections.deque[tuple[int, tuple[Any, ...]]] = collections.deque()
+        self._looked_at = 0.0
+        self._lost = 0
+        self.restarts = [0] * num_workers
+
+    @property
+    def started(self) -> bool:
+        """True between `start` and `close`."""
+        return bool(self._workers)
+
+    def start(self) -> None:
+        """Starts all workers, without waiting for them."""
+        # Before multiprocessing's own, which would wait for workers that wait for messages.
+        atexit.register(self.close)
+        for worker in range(self._num_workers):
+            self._start_one(worker)
+
+    def _start_one(self, worker: int) -> None:
+        self._workers[worker] = self._start(worker, self.restarts[worker])
+        self._awaited[worker] = 1
+        self._busy_since[worker] = time.monotonic()
+
+    def send(self, worker: int, message: tuple[Any, ...]) -> None:
+        """Sends a message, which will be answered."""
+        if self._awaited[worker] == 0:
+            self._busy_since[worker] = time.monotonic()
+        self._awaited[worker] += 1
+        self._workers[worker].send(message)
+
+    def due(self) -> bool:
+        """True if it is a second ago that somebody looked; for those that do other work meanwhile."""
+        return self.started and time.monotonic() - self._looked_at >= _POLL_SECONDS
+
+    def receive(self, seconds: float) -> tuple[int, tuple[Any, ...]] | None:
+        """The next answer, or RESTARTED, and whose it is.
+
+        Args:
+            seconds: how long to wait for one; 0 only looks.
+
+        Returns:
+            None if there was none.
+
+        Raises:
+            EnvironmentFault: an environment in a worker raised, or returned what it should not.
+            ValueError: something else in a worker that a user can mend.
+            WorkerRaised: something else raised in a worker.
+            WorkerLost: a worker was lost that may not be started again.
+        """
+        end = time.monotonic() + seconds
+        while not self._inbox:
+            left = max(0.0, end - time.monotonic())
+            self._look(min(left, _POLL_SECONDS))
+            if not self._inbox and time.monotonic() >= end:
+                return None
+        return self._inbox.popleft()
+
+    def _look(self, seconds: float) -> None:
+        waited_for = [worker.pipe for worker in self._workers.values()]
+        sentinels = {worker.process.sentinel: number for number, worker in self._workers.items()}
+        ready = pipes.wait([*waited_for, *sentinels], seconds)
+        self._looked_at = time.monotonic()
+        for number, worker in self._workers.items():
+            if worker.pipe in ready:
+                self._read(number)
+        for sentinel, number in sentinels.items():
+            if sentinel in ready:
+                self._workers[number].process.join()
+                self._read(number)
+                self._replace(number, self._workers[number].how_it_ended())
+            elif self._awaited[number] and self._looked_at - self._busy_since[number] > self._deadline_seconds:
+                self._replace(number, f"gave no answer for {self._deadline_seconds:g} s: it hangs")
+
+    def _read(self, number: int) -> None:
+        for message in self._workers[number].received():
+            self._awaited[number] -= 1
+            self._busy_since[number] = time.monotonic()
+            if message == READY:
+                self._was_ready = True
+            else:
+                self._inbox.append((number, message))
+
+    def _replace(self, number: int, why: str) -> None:
+        worker = self._workers[number]
+        exit_code = worker.process.exitcode
+        worker.kill()
+        if not self._was_ready and exit_code is not None and exit_code > 0:
+            raise WorkerLost(
+                f"{worker.name} {why} at its start; its own traceback stands above, on stderr. The usual causes: a "
+                'module that it cannot import; a main module without `if __name__ == "__main__":`'
+            )
+        self._lost += 1
+        if self._lost > self._max_restarts:
+            raise WorkerLost(
+                f"{worker.name} {why}; {self._max_restarts} lost workers have been started again before, which is "
+                "max_restarts: mend the cause, or allow more"
+            )
+        logging.warning("%s %s; it is started again (%d of %d)", worker.name, why, self._lost, self._max_restarts)
+        self.restarts[number] += 1
+        self._start_one(number)
+        self._inbox.append((number, RESTARTED))
+
+    def close(self, seconds: float = _CLOSE_SECONDS) -> None:
+        """Ends all workers. May be called twice.
+
+        Args:
+            seconds: how long those that are busy may take; then they are killed.
+        """
+        atexit.unregister(self.close)
+        workers, self._workers = list(self._workers.values()), {}
+        for worker in workers:
+            worker.send(CLOSE)
+        deadline = time.monotonic() + seconds
+        for worker in workers:
+            if not worker.pipe.closed:
+                worker.process.join(max(0.0, deadline - time.monotonic()))
+            worker.kill()

@@ -1,0 +1,186 @@
+"""One child process that answers messages: how it starts, how its errors reach the user, and how it ends."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing import connection as pipes
+from typing import Any, NamedTuple
+
+from alfish import gin_config
+from alfish.environments.faults import EnvironmentFault
+
+Pipe = pipes.Connection
+"""One end of a pipe between two processes."""
+
+CLOSE = ("close",)
+READY = ("ready",)
+_RAISED = "raised"
+
+START_METHODS = ("forkserver", "spawn")
+
+
+class WorkerRaised(RuntimeError):
+    """A worker process raised something that is no error of a user; its traceback is a note."""
+
+
+class WorkerLost(RuntimeError):
+    """A worker process was killed or hung, and may not be started again."""
+
+
+class Raised(NamedTuple):
+    """What an exception in a worker process sends to the learner's.
+
+    Attributes:
+        tag: tells it from other messages.
+        kind: "environment" for an EnvironmentFault, "user" for another ValueError or a missing file or package, else
+            the name of its type.
+        text: its message.
+        trace: its traceback, with those of its causes.
+    """
+
+    tag: str
+    kind: str
+    text: str
+    trace: str
+
+
+class WorkerProcess:
+    """A child process: `main(pipe, *arguments)` runs in it until it returns.
+
+    It ignores Ctrl-C and SIGTERM, which the learner answers for all, and ends with the learner, however that ends.
+
+    Args:
+        name: for messages.
+        main: a function of a module; answers the messages of `messages(pipe)`.
+        arguments: what can be pickled; tensors in shared memory are shared.
+        start_method: "forkserver" or "spawn"; None takes the first that there is.
+
+    Raises:
+        ValueError: there is no such start method here.
+    """
+
+    def __init__(
+        self, name: str, main: Callable[..., None], arguments: tuple[Any, ...], start_method: str | None = None
+    ):
+        self.name = name
+        context: Any = multiprocessing.get_context(check_start_method(start_method))
+        if context.get_start_method() == "forkserver":
+            # The server, which runs no threads, imports this once; the workers that it forks need not.
+            context.set_forkserver_preload([main.__module__])
+        self.pipe, there = context.Pipe()
+        self.process = context.Process(target=_run, args=(there, main, arguments), name=name)
+        self.process.start()
+        there.close()
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Sends a message; one to a process that is dead is lost with it."""
+        with contextlib.suppress(OSError):
+            self.pipe.send(message)
+
+    def received(self) -> Iterator[tuple[Any, ...]]:
+        """The messages that have come, without waiting.
+
+        Raises:
+            EnvironmentFault: an environment in the process raised, or returned what it should not.
+            ValueError: something else there that a user can mend.
+            WorkerRaised: something else raised there.
+        """
+        with contextlib.suppress(OSError, EOFError):  # it is dead: its sentinel tells
+            while self.pipe.poll():
+                message = self.pipe.recv()
+                if message[0] == _RAISED:
+                    raise _error(self.name, Raised(*message))
+                yield message
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self.process.kill()  # SIGTERM would be ignored
+        self.process.join()
+        self.pipe.close()
+
+    def how_it_ended(self) -> str:
+        """What its exit code says, for messages."""
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"ended with exit code {code}"
+        reason = "; perhaps the machine ran out of memory" if -code == signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-code).name}{reason}"
+
+
+def check_start_method(start_method: str | None) -> str:
+    """The start method that is meant.
+
+    Raises:
+        ValueError: it is not known, or not there on this system. "fork" copies a process without its threads, which
+            hangs where they held a lock, and a GPU cannot be used in the copy.
+    """
+    here = [name for name in START_METHODS if name in multiprocessing.get_all_start_methods()]
+    if start_method is None:
+        return here[0]
+    if start_method not in here:
+        raise ValueError(
+            f"start_method is {start_method!r}; expected one of {here} (fork copies a process without its threads and "
+            "can hang)"
+        )
+    return start_method
+
+
+def messages(pipe: Pipe) -> Iterator[tuple[Any, ...]]:
+    """In a worker: the messages as they come, until it shall end or the learner is gone."""
+    while True:
+        try:
+            message = pipe.recv()
+        except (EOFError, OSError):
+            return
+        if message == CLOSE:
+            return
+        yield message
+
+
+def _run(pipe: Pipe, main: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_learner, daemon=True).start()
+    try:
+        main(pipe, *arguments)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            pipe.send(tuple(_raised(error)))
+    # The exit would wait for threads of libraries; and there is nothing left to flush but these.
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _end_with_the_learner() -> None:
+    learner = multiprocessing.parent_process()
+    assert learner is not None, "runs in a worker process only"
+    pipes.wait([learner.sentinel])
+    os._exit(1)
+
+
+def _raised(error: Exception) -> Raised:
+    readable = gin_config.translate_error(error)
+    kind = type(readable).__name__
+    if isinstance(readable, EnvironmentFault):
+        kind = "environment"
+    elif isinstance(readable, ValueError | ImportError | OSError):
+        kind = "user"
+    return Raised(_RAISED, kind, str(readable), "".join(traceback.format_exception(error)))
+
+
+def _error(name: str, raised: Raised) -> Exception:
+    text = f"{name}: {raised.text}"
+    error: Exception
+    if raised.kind == "environment":
+        error = EnvironmentFault(text)
+    elif raised.kind == "user":
+        error = ValueError(text)
+    else:
+        error = WorkerRaised(f"{name} raised {raised.kind}: {raised.text}")
+    error.add_note(f"In the process of {name}:\n{raised.trace.rstrip()}")
+    return error
