@@ -25,7 +25,8 @@ class TimeStep(NamedTuple):
 
     The row after LAST is FIRST, its reward is 0, its discount 1, and the action given on a LAST row is ignored. So the
     last observation of every episode is in the data. A checkpoint may close an episode before its second row: its only
-    row is then LAST, and follows the LAST row of the episode before.
+    row is then LAST, and follows the LAST row of the episode before. An environment that freezes after an episode's end
+    repeats its LAST row, with reward 0.
 
     Attributes:
         step_type: uint8, one of StepType.

@@ -11,6 +11,8 @@ from alfish.algorithms.algorithm import Algorithm, TrainingTask
 from alfish.algorithms.muzero_representation_learner import MuzeroRepresentationLearner
 from alfish.data_structures import AlgStep, BatchInfo, Experience, LossInfo, Progress, RowsNeeded, TimeStep
 
+_LATENT = "latent"
+
 
 class AgentState(NamedTuple):
     """The recurrent states of both."""
@@ -33,13 +35,15 @@ class Agent(Algorithm):
         action_spec: what the algorithm acts with.
         representation: makes the representation learner, given both specs.
         algorithm: makes the algorithm, given the spec of a latent as `observation_spec`, and `action_spec`.
+        legal_mask_key: an entry of a dict observation that the algorithm sees beside the latent: its observation is
+            then a dict of "latent" and this. Set the algorithm's own `legal_mask_key` to the same.
 
     Attributes:
         representation: the learner.
         algorithm: what acts.
 
     Raises:
-        ValueError: `algorithm` makes another Agent, or `representation` makes something else.
+        ValueError: `algorithm` makes another Agent, `representation` makes something else, or there is no such entry.
     """
 
     def __init__(
@@ -48,8 +52,11 @@ class Agent(Algorithm):
         action_spec: nest.Nest,
         representation: Callable[..., MuzeroRepresentationLearner] = MuzeroRepresentationLearner,
         algorithm: Callable[..., Algorithm] = gin.REQUIRED,
+        legal_mask_key: str | None = None,
     ):
         super().__init__(observation_spec, action_spec)
+        _check_legal_mask_key(legal_mask_key, observation_spec)
+        self._legal_mask_key = legal_mask_key
         self.representation = representation(observation_spec=observation_spec, action_spec=action_spec)
         if not isinstance(self.representation, MuzeroRepresentationLearner):
             name = type(self.representation).__name__
@@ -57,13 +64,14 @@ class Agent(Algorithm):
                 f"Agent.representation makes a {name}; expected a MuzeroRepresentationLearner: set Agent.representation"
                 f" = @MuzeroRepresentationLearner, and its representation if it learns by {name}"
             )
-        self.algorithm = algorithm(observation_spec=self.representation.latent_spec, action_spec=action_spec)
+        seen_spec = self._shown(self.representation.latent_spec, observation_spec)
+        self.algorithm = algorithm(observation_spec=seen_spec, action_spec=action_spec)
         if isinstance(self.algorithm, Agent):
             raise ValueError(
                 "Agent.algorithm makes another Agent; there is one representation only. Bind Agent.algorithm to what "
                 "acts on its latents, such as @PPOAlgorithm"
             )
-        self.representation.use_acting_algorithm(self.algorithm)
+        self.representation.use_acting_algorithm(self.algorithm, self._shown)
         self.on_policy = self.algorithm.on_policy
         self.gives_priorities = self.algorithm.gives_priorities
         self.trains_on_last_rows = self.algorithm.trains_on_last_rows
@@ -88,8 +96,14 @@ class Agent(Algorithm):
     def rollout_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:
         return self._step(self.representation.rollout_step, self.algorithm.rollout_step, time_step, state)
 
-    @staticmethod
+    def _shown(self, latent: nest.Nest, observation: nest.Nest) -> nest.Nest:
+        """What the algorithm sees; of specs as of tensors."""
+        if self._legal_mask_key is None:
+            return latent
+        return {_LATENT: latent, self._legal_mask_key: observation[self._legal_mask_key]}
+
     def _step(
+        self,
         encode: Callable[[TimeStep, nest.Nest], AlgStep],
         act: Callable[[TimeStep, nest.Nest], AlgStep],
         time_step: TimeStep,
@@ -98,7 +112,8 @@ class Agent(Algorithm):
         # Without any recurrent state, none is handed in.
         before = state if isinstance(state, AgentState) else AgentState()
         encoded = encode(time_step, before.representation)
-        acted = act(time_step._replace(observation=encoded.output), before.algorithm)
+        seen = self._shown(encoded.output, time_step.observation)
+        acted = act(time_step._replace(observation=seen), before.algorithm)
         return acted._replace(state=AgentState(encoded.state, acted.state))
 
     @torch.no_grad()
@@ -111,7 +126,7 @@ class Agent(Algorithm):
         latent = self.representation.predict_step(seen, ()).output
         latent = nest.map_structure(lambda leaf: leaf.unflatten(0, (-1, num_rows)), latent)
         return self.algorithm.preprocess_experience(
-            root_inputs._replace(observation=latent),
+            root_inputs._replace(observation=self._shown(latent, root_inputs.observation)),
             rollout_info,
             batch_info._replace(state=_of_algorithm(batch_info.state)),
         )
@@ -136,3 +151,13 @@ class Agent(Algorithm):
 def _of_algorithm(state: nest.Nest) -> nest.Nest:
     # Without any recurrent state, `()` stands for both.
     return state.algorithm if isinstance(state, AgentState) else ()
+
+
+def _check_legal_mask_key(legal_mask_key: str | None, observation_spec: nest.Nest) -> None:
+    if legal_mask_key is None:
+        return
+    if legal_mask_key == _LATENT or not (isinstance(observation_spec, dict) and legal_mask_key in observation_spec):
+        raise ValueError(
+            f"Agent.legal_mask_key is {legal_mask_key!r}; expected a key of the observation, {observation_spec}, other "
+            f"than {_LATENT!r}, or None"
+        )

@@ -19,6 +19,15 @@ from alfish.ops.block_rows import bootstrap_rows
 MONTE_CARLO = -1
 """The `td_steps` of returns to the end of the episode."""
 
+Shown = Callable[[nest.Nest, nest.Nest], nest.Nest]
+"""From latents `[B, ...]` and the observations that they are of to what an algorithm over latents sees."""
+
+
+def only_latent(latent: nest.Nest, observation: nest.Nest) -> nest.Nest:
+    """Shows an algorithm the latents as they are."""
+    del observation
+    return latent
+
 
 @gin.configurable
 @dataclasses.dataclass(frozen=True)
@@ -124,14 +133,19 @@ class Reanalyzer:
         self._model = model
         self._train_policy = train_policy
         self._algorithm: Algorithm | None = None
+        self._shown: Shown = only_latent
         if settings.algorithm is not None:
             algorithm = settings.algorithm(observation_spec, action_spec, model=model, discount=discount)
             _check_searches_any_rows(algorithm)
             _check_learns_nothing(algorithm, model)
             self._algorithm = algorithm.eval()
 
-    def use_acting_algorithm(self, algorithm: Algorithm) -> None:
+    def use_acting_algorithm(self, algorithm: Algorithm, shown: Shown = only_latent) -> None:
         """Takes the algorithm over latents if `Reanalysis.algorithm` is None; else does nothing.
+
+        Args:
+            algorithm: that acts over latents.
+            shown: what it sees of a row.
 
         Raises:
             ValueError: it cannot search rows that do not follow each other.
@@ -139,6 +153,7 @@ class Reanalyzer:
         if self._settings.algorithm is None:
             _check_searches_any_rows(algorithm)
             self._algorithm = algorithm
+            self._shown = shown
 
     def after_train_iter(self, progress: Progress) -> None:
         """Hands the progress to an algorithm of our own."""
@@ -214,7 +229,8 @@ class Reanalyzer:
     def _search_chunk(self, algorithm: Algorithm, rows: TimeStep, place: tuple[torch.Tensor, torch.Tensor]) -> Found:
         chunk = nest.map_structure(lambda leaf: leaf[place], rows)
         if self._settings.algorithm is None:
-            chunk = chunk._replace(observation=self._model.state_of(self._model.encode(chunk.observation)))
+            latent = self._model.state_of(self._model.encode(chunk.observation))
+            chunk = chunk._replace(observation=self._shown(latent, chunk.observation))
         info = algorithm.rollout_step(chunk, ()).info
         return found_in(info, self._train_policy, f"{type(algorithm).__name__}, which reanalyses,")
 

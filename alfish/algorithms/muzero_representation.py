@@ -18,7 +18,7 @@ from alfish.algorithms.muzero_priorities import (
     make_priority_function,
     segment_priority,
 )
-from alfish.algorithms.muzero_reanalysis import Reanalysis, found_in
+from alfish.algorithms.muzero_reanalysis import Reanalysis, Shown, found_in, only_latent
 from alfish.algorithms.muzero_report import muzero_report, priority_report
 from alfish.algorithms.muzero_target_maker import TargetMaker
 from alfish.algorithms.muzero_targets import MuzeroTargets
@@ -157,9 +157,9 @@ class MuzeroRepresentationImpl(Algorithm):
             self._target_model.eval()  # its targets must not depend on what else is in the batch
         return self
 
-    def use_acting_algorithm(self, algorithm: Algorithm) -> None:
-        """Hands in the algorithm that acts over the latents, for a `Reanalysis` whose `algorithm` is None."""
-        self._target_maker.use_acting_algorithm(algorithm)
+    def use_acting_algorithm(self, algorithm: Algorithm, shown: Shown = only_latent) -> None:
+        """Hands in the algorithm that acts over what is `shown`, for a `Reanalysis` whose `algorithm` is None."""
+        self._target_maker.use_acting_algorithm(algorithm, shown)
 
     def check_experience(self, row_specs: Experience) -> None:
         found_in(specs.zeros(row_specs.rollout_info), self._train_policy, "what is stored with the rows")

@@ -8,6 +8,7 @@ import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm, TrainingOptions, TrainingTask
+from alfish.algorithms.muzero_reanalysis import Shown, only_latent
 from alfish.algorithms.muzero_representation import MuzeroRepresentationImpl
 from alfish.data_structures import AlgStep, TimeStep
 
@@ -77,9 +78,9 @@ class MuzeroRepresentationLearner(Algorithm):
     def training_tasks(self) -> list[TrainingTask]:
         return [] if self._training is None else [TrainingTask("representation", self.impl, self._training)]
 
-    def use_acting_algorithm(self, algorithm: Algorithm) -> None:
-        """Hands in the algorithm that acts over the latents, for a `Reanalysis` whose `algorithm` is None."""
-        self.impl.use_acting_algorithm(algorithm)
+    def use_acting_algorithm(self, algorithm: Algorithm, shown: Shown = only_latent) -> None:
+        """Hands in the algorithm that acts over what is `shown`, for a `Reanalysis` whose `algorithm` is None."""
+        self.impl.use_acting_algorithm(algorithm, shown)
 
     @torch.no_grad()
     def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:

@@ -7,7 +7,15 @@ import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
-from alfish.algorithms.muzero_reanalysis import Reanalysis, Reanalyzer, Searches, check_td_steps, found_in
+from alfish.algorithms.muzero_reanalysis import (
+    Reanalysis,
+    Reanalyzer,
+    Searches,
+    Shown,
+    check_td_steps,
+    found_in,
+    only_latent,
+)
 from alfish.algorithms.muzero_targets import Block, MuzeroTargets, block_targets, make_block
 from alfish.algorithms.muzero_value_targets import ValueTargets
 from alfish.algorithms.td_horizons import LinearTdStepFunc, MixedValueTarget
@@ -76,6 +84,7 @@ class TargetMaker:
         self._random_action_after_episode_end = random_action_after_episode_end
         self._train_policy = train_policy
         self._needs_observations = needs_observations
+        self._asks_acting_algorithm = reanalysis is not None and reanalysis.algorithm is None
         self._reanalyzer: Reanalyzer | None = None
         fresh_td_steps, full = None, False
         if reanalysis is not None:
@@ -115,14 +124,26 @@ class TargetMaker:
         tail = TailNeeded(self._discount, self._reward_transform) if values.needs_tail else None
         return RowsNeeded(future=unrolled + values.max_steps, future_observations=seen, tail=tail)
 
-    def use_acting_algorithm(self, algorithm: Algorithm) -> None:
-        """Hands in the algorithm that acts over latents, for `Reanalysis.algorithm = None`; else does nothing.
+    def use_acting_algorithm(self, algorithm: Algorithm, shown: Shown = only_latent) -> None:
+        """Hands in the algorithm over latents, whose values are stored, also for `Reanalysis.algorithm = None`.
+
+        Args:
+            algorithm: that acts over latents.
+            shown: what it sees of a row.
 
         Raises:
-            ValueError: it cannot search rows that do not follow each other.
+            ValueError: it cannot search rows that do not follow each other, or its values are not on the scale of the
+                transformed rewards.
         """
+        if self._reward_transform is not None and (self._asks_acting_algorithm or self._values.reads_stored):
+            raise ValueError(
+                f"MuzeroRepresentationImpl.reward_transform is {self._reward_transform!r}, but the values of "
+                f"{type(algorithm).__name__}, which are among its targets, are of rewards as they are stored; set "
+                "reward_transform = None, or bootstrap from a target network alone: target_update = @TargetUpdate(), "
+                "value_target = 'n_step', td_steps of at least 1 and no Reanalysis.algorithm = None"
+            )
         if self._reanalyzer is not None:
-            self._reanalyzer.use_acting_algorithm(algorithm)
+            self._reanalyzer.use_acting_algorithm(algorithm, shown)
 
     def after_train_iter(self, progress: Progress) -> None:
         """To be called from the owner's hook of that name: schedules, and when mixed targets turn to searches."""

@@ -39,6 +39,7 @@ class ValueTargets:
         max_steps: how many rows behind the T + R are read; at least one, which tells whether the row before it is the
             newest of its episode.
         max_seen_steps: of how many of these the observation is looked at.
+        reads_stored: whether values that were stored with rows are among what the targets are made of.
 
     Raises:
         ValueError: a setting is out of its range, two do not go together, or one would have no effect.
@@ -83,6 +84,7 @@ class ValueTargets:
         lengths = [0 if steps in (None, MONTE_CARLO) else steps for steps in self._steps]
         looks = (self._sources[0] == "network", self._sources[1] == "network" or full)
         self.needs_tail = MONTE_CARLO in self._steps
+        self.reads_stored = td_steps is not None and (value_target != "n_step" or self._sources[0] != "network")
         self.max_steps = max(1, *lengths)
         self.max_seen_steps = max(
             length for length, looked in zip((0, *lengths), (True, *looks), strict=True) if looked

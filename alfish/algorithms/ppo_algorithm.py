@@ -162,8 +162,9 @@ class PPOAlgorithm(Algorithm):
     ) -> tuple[TimeStep, PPOTrainInfo]:
         """Advantages and returns.
 
-        The values of the rows 0 to T-1 are those of the rollout, whose weights have not changed since; the value of row
-        T, which answered no action, is computed here. Episode ends: see `generalized_advantage_estimate`.
+        The values of the rows 0 to T-1 are those of the rollout; the value of row T, which answered no action, is
+        computed here, by the same weights unless an engine collected the window while they were trained. Episode ends:
+        see `generalized_advantage_estimate`.
 
         Args:
             root_inputs: `[B, T+1]` rows.

@@ -38,18 +38,17 @@ class QFunction(torch.nn.Module):
             num_rows: how many, below T.
 
         Returns:
-            The state before row `num_rows`, zeroed where that row begins an episode.
+            The state behind them; `unroll_rows` zeroes it where the next row begins an episode.
         """
         begins = episode_begins(rows.is_first(), rows.is_last())
         for t in range(num_rows):
-            _, state = self.encoder.step(
-                nest.map_structure(lambda leaf, t=t: leaf[:, t], rows.observation), _kept(state, begins[:, t])
-            )
-        return _kept(state, begins[:, num_rows])
+            observation = nest.map_structure(lambda leaf, t=t: leaf[:, t], rows.observation)
+            _, state = self.encoder.step(observation, _zeroed(state, begins[:, t]))
+        return state
 
 
-def _kept(state: nest.Nest, begins: torch.Tensor) -> nest.Nest:
-    """The state, zeroed where an episode begins."""
+def _zeroed(state: nest.Nest, begins: torch.Tensor) -> nest.Nest:
+    """The state `[B, ...]`, zeroed where an episode begins."""
     return nest.map_structure(lambda leaf: torch.where(begins.view(-1, *[1] * (leaf.ndim - 1)), 0.0, leaf), state)
 
 

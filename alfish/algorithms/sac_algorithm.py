@@ -63,7 +63,7 @@ class SACLossInfo(NamedTuple):
         target: of Q.
         q_value: of the policy now, with gradient in the policy alone.
         log_prob: likewise.
-        target_entropy: in nats; `()` without a mask, where it is the same everywhere.
+        target_entropy: in nats; `()` if it is the same everywhere.
         is_trained: bool, False on LAST rows and where the target is not known.
     """
 
@@ -247,7 +247,8 @@ class SACAlgorithm(Algorithm):
         q_taken, expected = self._policy.learn(
             parameters, self.critic_side.critics, features, rollout_info.action, legal
         )
-        target_entropy = () if legal is None else self._policy.target_entropy(legal)
+        wanted = self._policy.target_entropy(legal)
+        target_entropy: nest.Nest = wanted if isinstance(wanted, torch.Tensor) else ()
         is_trained = rollout_info.is_known & ~inputs.is_last()
         return AlgStep((), state, SACLossInfo(q_taken, rollout_info.target, *expected, target_entropy, is_trained))
 

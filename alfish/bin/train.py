@@ -17,10 +17,12 @@ import torch
 from alfish import gin_config
 from alfish.bin import command_line, devices, dry_run, interruption, run_folder, screens
 from alfish.bin.command_flags import Flags, path, whole_number
+from alfish.rollout import background_engine, multi_process_engine  # noqa: F401  what --gin_param may name
 from alfish.summary.console_writer import ConsoleWriter
 from alfish.summary.csv_writer import CsvWriter
 from alfish.summary.tensorboard_writer import TensorBoardWriter
 from alfish.summary.writers import Summaries
+from alfish.trainers import evaluation_process, on_policy_batches, replay_batches  # noqa: F401  likewise
 from alfish.trainers.experiment import Experiment
 from alfish.trainers.trainer import Trainer
 

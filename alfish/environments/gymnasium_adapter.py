@@ -71,10 +71,7 @@ def make_gymnasium(
         EnvironmentFault: the environment could not be made.
     """
     kwargs = dict(env_kwargs or {})
-    check_at_least("num_envs", num_envs, 1)
-    check_at_least("time_limit", 1 if time_limit is None else time_limit, 1)
-    if vectorization not in ("sync", "async", "native"):
-        raise ValueError(f"vectorization is {vectorization!r}; expected 'sync', 'async' or 'native'")
+    _check_choices(num_envs, time_limit, vectorization)
     spec = _find_spec(name)
     native = vectorization == "native"
     if native:
@@ -89,11 +86,15 @@ def make_gymnasium(
         if native:
             make = _native_maker(spec, num_envs, kwargs)
         else:
-            in_workers = vectorization == "async"
-            make = _vector_maker(spec, num_envs, kwargs, wrappers, name, in_workers, freeze_after_end)
-        return GymnasiumEnvironment(
-            make, name, seeds_each=not native, rebuild_on_reset=rebuild_on_reset, freezes=freeze_after_end
-        )
+            make = _vector_maker(spec, num_envs, kwargs, wrappers, name, vectorization == "async", freeze_after_end)
+        return GymnasiumEnvironment(make, name, not native, rebuild_on_reset, freezes=freeze_after_end)
+
+
+def _check_choices(num_envs: int, time_limit: int | None, vectorization: str) -> None:
+    check_at_least("num_envs", num_envs, 1)
+    check_at_least("time_limit", 1 if time_limit is None else time_limit, 1)
+    if vectorization not in ("sync", "async", "native"):
+        raise ValueError(f"vectorization is {vectorization!r}; expected 'sync', 'async' or 'native'")
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class ActorCriticNetwork(torch.nn.Module):
         ValueError: the network cannot read the observation, or there is no distribution for the actions.
     """
 
-    _order: torch.Tensor
+    _order: torch.Tensor | None
 
     def __init__(
         self,
@@ -52,10 +52,12 @@ class ActorCriticNetwork(torch.nn.Module):
         if free:
             self.log_std = torch.nn.Parameter(torch.full((len(free),), float(initial_log_std)))
         # Where each parameter of the distribution lies in the layer's outputs followed by the free ones.
-        others = [index for index in range(distribution.num_parameters) if index not in free]
-        order = torch.argsort(torch.tensor([*others, *free]))
-        self._in_order = bool((order == torch.arange(len(order))).all())
-        self.register_buffer("_order", order, persistent=False)
+        is_free = torch.zeros(distribution.num_parameters, dtype=torch.bool).index_fill_(
+            0, torch.tensor(free).long(), True
+        )
+        order = is_free.argsort(stable=True).argsort()
+        in_order = bool((order.diff() == 1).all())
+        self.register_buffer("_order", None if in_order else order, persistent=False)
         self.policy = MLP(self._flatten.size, hidden_sizes, num_outputs, activation, math.sqrt(2.0), 0.01)
         self.value = MLP(self._flatten.size, hidden_sizes, 1, activation, math.sqrt(2.0), 1.0)
 
@@ -66,6 +68,6 @@ class ActorCriticNetwork(torch.nn.Module):
         if self.log_std is not None:
             log_std = self.log_std.expand(*parameters.shape[:-1], -1)
             parameters = torch.cat((parameters, log_std), dim=-1)
-            if not self._in_order:
+            if self._order is not None:
                 parameters = parameters[..., self._order]
         return parameters, self.value(features).squeeze(-1)

@@ -90,8 +90,8 @@ class ActionVector(torch.nn.Module):
         ValueError: a part of the action is something else.
     """
 
-    middle: torch.Tensor
-    half_width: torch.Tensor
+    scale: torch.Tensor
+    offset: torch.Tensor
 
     def __init__(self, action_spec: nest.Nest):
         super().__init__()
@@ -109,8 +109,8 @@ class ActionVector(torch.nn.Module):
         half_width = torch.where(is_box, 0.5 * width, 1.0)
         middle = torch.where(is_box, 0.5 * low + 0.5 * high, 0.0)
         self._is_unit = bool((half_width == 1.0).all() and (middle == 0.0).all())
-        self.register_buffer("half_width", half_width, persistent=False)
-        self.register_buffer("middle", middle, persistent=False)
+        self.register_buffer("scale", 1.0 / half_width, persistent=False)
+        self.register_buffer("offset", -middle / half_width, persistent=False)
         self._num_axes = [len(spec.shape) for spec in nest.leaves(action_spec)]
         self.size = len(width)
 
@@ -121,7 +121,7 @@ class ActionVector(torch.nn.Module):
             for leaf, axes in zip(nest.leaves(action), self._num_axes, strict=True)
         ]
         vector = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)).to(torch.float32)
-        return vector if self._is_unit else (vector - self.middle) / self.half_width
+        return vector if self._is_unit else torch.addcmul(self.offset, vector, self.scale)
 
 
 class StackedMLP(torch.nn.Module):

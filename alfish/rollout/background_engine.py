@@ -3,7 +3,8 @@
 import gin
 
 from alfish.rollout.engine import EngineContext
-from alfish.rollout.worker_engine import Turns, WorkerEngine
+from alfish.rollout.turns import Turns
+from alfish.rollout.worker_engine import WorkerEngine
 
 
 @gin.configurable

@@ -138,3 +138,15 @@ def apply_progress(algorithm: Algorithm, progress: Mapping[str, Progress]) -> No
     algorithm.after_train_iter(progress[""])
     for task in algorithm.training_tasks():
         task.algorithm.after_train_iter(progress[task.name])
+
+
+def check_pin_memory(owner: str, pin_memory: bool, device: torch.device) -> None:
+    """Raises a ValueError if pinned memory is asked for, and the device has no use for it.
+
+    Args:
+        owner: the engine, for the message.
+        pin_memory: the setting.
+        device: of the learner.
+    """
+    if pin_memory and device.type != "cuda":
+        raise ValueError(f"{owner}.pin_memory is True, which needs a GPU; the device is {device}: set it to False")

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import gin
+import torch
 
 from alfish.checks import check_at_least
 from alfish.data_structures import Progress
 from alfish.rollout.collector import Collector
-from alfish.rollout.engine import Collected, EngineContext
+from alfish.rollout.engine import Collected, EngineContext, check_pin_memory
 from alfish.rollout.unit_streams import UnitStreams, unit_sequence
 from alfish.rollout.window import Window, allocate
 
@@ -27,14 +28,16 @@ class SameProcessEngine:
         pin_memory: keeps the window in pinned host memory, for faster copies to a GPU.
 
     Raises:
-        ValueError: the window is shorter than 1 row.
+        ValueError: the window is shorter than 1 row, or memory is to be pinned without a GPU.
     """
 
     owns_environments = False
 
     def __init__(self, context: EngineContext, pin_memory: bool = False):
         check_at_least("window_length", context.window_length, 1)
+        check_pin_memory("SameProcessEngine", pin_memory, context.device)
         self.window_envs = context.num_envs
+        self._pinned_for = context.device if pin_memory else None
         past_rows = context.transform.past_rows
         memory = allocate(context.stored_specs, context.window_length, context.num_envs, past_rows, pin_memory)
         self._window = Window(memory, past_rows)
@@ -51,6 +54,9 @@ class SameProcessEngine:
     def collect(self, progress: Mapping[str, Progress]) -> Collected:
         """See Engine. The learner's algorithm knows its progress already."""
         del progress
+        if self._pinned_for is not None:
+            # What updates copy from the window to the GPU may not have been copied yet.
+            torch.cuda.current_stream(self._pinned_for).synchronize()
         self._collector.collect(self._window)
         return Collected(self._window.experience)
 

@@ -45,19 +45,19 @@ class WeightsSnapshot:
         """Copies the module's weights to a slot; waits for the device."""
         with torch.no_grad():
             if self._flat is None:
-                torch._foreach_copy_(self._slots[slot], self._tensors())
+                _copy(self._slots[slot], self._tensors())
             else:
-                torch._foreach_copy_(self._on_device, self._tensors())
+                _copy(self._on_device, self._tensors())
                 self.block[slot].copy_(self._flat)
 
     def read(self, slot: int) -> None:
         """Copies a slot to the module."""
         with torch.no_grad():
             if self._flat is None:
-                torch._foreach_copy_(self._tensors(), self._slots[slot])
+                _copy(self._tensors(), self._slots[slot])
             else:
                 self._flat.copy_(self.block[slot])
-                torch._foreach_copy_(self._tensors(), self._on_device)
+                _copy(self._tensors(), self._on_device)
 
     def state(self, slot: int) -> dict[str, torch.Tensor]:
         """What lies in a slot, as a `state_dict` of the module whose tensors are the slot's own memory."""
@@ -73,3 +73,8 @@ class WeightsSnapshot:
                     "tensors can be sent to worker processes: keep it in a buffer"
                 )
         return list(state.values())
+
+
+def _copy(to: list[torch.Tensor], source: list[torch.Tensor]) -> None:
+    if to:  # a search over the true rules has no weights
+        torch._foreach_copy_(to, source)

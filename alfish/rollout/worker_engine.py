@@ -2,69 +2,23 @@
 
 import collections
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from alfish import nest, specs
-from alfish.checks import check_at_least
+from alfish import nest
 from alfish.data_structures import Progress
 from alfish.rollout import acting_worker
-from alfish.rollout.acting import Actor
 from alfish.rollout.acting_worker import Assignment, Order
-from alfish.rollout.collector import check_collector_state
 from alfish.rollout.engine import Collected, EngineContext
 from alfish.rollout.shared_windows import SharedWindows
 from alfish.rollout.supervisor import RESTARTED, Supervisor
+from alfish.rollout.turns import Turns
 from alfish.rollout.weights_snapshot import WeightsSnapshot
+from alfish.rollout.worker_engine_checks import check_engine_state, check_settings
 from alfish.rollout.worker_process import WorkerProcess, check_start_method
 
 _WAIT_SECONDS = 60.0
-
-
-class Turns(NamedTuple):
-    """Who fills which window, and where.
-
-    Workers are divided into groups of n, and the groups take turns: window k is that of group k modulo their number. A
-    window's memory is written again only when its group has finished another one after it: a worker that replaces a
-    lost one goes on from there.
-
-    Attributes:
-        num_workers: W.
-        workers_per_batch: n.
-        max_staleness: windows that are collected ahead of the one that is handed out.
-    """
-
-    num_workers: int
-    workers_per_batch: int
-    max_staleness: int
-
-    @property
-    def num_groups(self) -> int:
-        """Groups of workers."""
-        return self.num_workers // self.workers_per_batch
-
-    @property
-    def num_slots(self) -> int:
-        """Windows in memory."""
-        return self.num_groups * self._slots_of_group
-
-    @property
-    def _slots_of_group(self) -> int:
-        return -(-(self.max_staleness + 1) // self.num_groups) + 1
-
-    def group(self, window: int) -> int:
-        """The group that fills a window."""
-        return window % self.num_groups
-
-    def workers(self, window: int) -> range:
-        """The workers that fill a window."""
-        first = self.group(window) * self.workers_per_batch
-        return range(first, first + self.workers_per_batch)
-
-    def slot(self, window: int) -> int:
-        """The memory of a window."""
-        return self.group(window) * self._slots_of_group + window // self.num_groups % self._slots_of_group
 
 
 class WorkerEngine:
@@ -105,8 +59,7 @@ class WorkerEngine:
         max_restarts: int,
         pin_memory: bool,
     ):
-        _check(context, owner, turns, pin_memory)
-        _check_device(owner, worker_device)
+        check_settings(context, owner, turns, worker_device, pin_memory)
         check_start_method(start_method)
         self._context = context
         self._owner = owner
@@ -163,8 +116,9 @@ class WorkerEngine:
 
     def collect(self, progress: Mapping[str, Progress]) -> Collected:
         """See Engine."""
-        self._start()
         timers, window = self._context.timers, self._next
+        with timers.phase("wait"):
+            self._start()
         if self._pinned:
             # The copies to the GPU of a window that is written again from now on.
             torch.cuda.current_stream(self._context.device).synchronize()
@@ -289,30 +243,7 @@ class WorkerEngine:
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """See Engine."""
-        if set(state.get("turns", {})) != set(self._sizes()):
-            raise ValueError(
-                "the checkpoint was written with another Trainer.engine; set that back, or begin a new run in another "
-                "folder"
-            )
-        changes = [
-            f"{name} {state['turns'][name]} -> {now}"
-            for name, now in self._sizes().items()
-            if state["turns"][name] != now
-        ]
-        shapes = [list(leaf.shape) for leaf in nest.leaves(self._pool.windows[0])]
-        found = [[list(leaf.shape) for leaf in window["leaves"]] for window in state["ahead"]]
-        if not changes and any(each != shapes for each in found):
-            changes = [f"windows collected ahead {found[0]} -> {shapes}, as with another Trainer.window_length"]
-        if changes:
-            raise ValueError(
-                f"the checkpoint's engine is not that of this run: {', '.join(changes)}; set that back, or begin a new "
-                "run in another folder"
-            )
-        context, num_envs = self._context, self._envs_of_worker
-        carried = specs.zeros(context.stored_specs.time_step, (context.transform.past_rows + 1, num_envs))
-        actor = Actor(context.algorithm, context.transform, num_envs, context.device)
-        for worker in state["workers"]:
-            check_collector_state(worker, carried, actor)
+        check_engine_state(state, self._sizes(), self._context, self._envs_of_worker, self._pool.windows[0])
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Engine."""
@@ -331,35 +262,3 @@ class WorkerEngine:
         """See Engine."""
         self._supervisor.close()
         self._pool.close()
-
-
-def _check(context: EngineContext, owner: str, turns: Turns, pin_memory: bool) -> None:
-    check_at_least("window_length", context.window_length, 1)
-    check_at_least(f"{owner}.num_workers", turns.num_workers, 1)
-    check_at_least(f"{owner}.max_staleness", turns.max_staleness, 0)
-    check_at_least(f"{owner}.workers_per_batch", turns.workers_per_batch, 1)
-    if turns.num_workers % turns.workers_per_batch:
-        raise ValueError(
-            f"{owner}.workers_per_batch is {turns.workers_per_batch}; it must divide the {turns.num_workers} of "
-            f"{owner}.num_workers, so that all take turns"
-        )
-    if context.num_envs % turns.num_workers:
-        raise ValueError(
-            f"Trainer.num_envs is {context.num_envs}; it must be a multiple of the {turns.num_workers} of "
-            f"{owner}.num_workers, which have as many environments each"
-        )
-    if pin_memory and context.device.type != "cuda":
-        raise ValueError(
-            f"{owner}.pin_memory is True, which needs a GPU; the device is {context.device}: set it to False"
-        )
-
-
-def _check_device(owner: str, name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"{owner}.worker_device is {name!r}; expected 'cpu', 'cuda' or 'cuda:N'") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{owner}.worker_device is {name!r}; expected 'cpu', 'cuda' or 'cuda:N'")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"{owner}.worker_device is {name!r}; torch finds {torch.cuda.device_count()} GPUs")

@@ -70,8 +70,10 @@ class WorkerProcess:
         self.name = name
         context: Any = multiprocessing.get_context(check_start_method(start_method))
         if context.get_start_method() == "forkserver":
-            # The server, which runs no threads, imports this once; the workers that it forks need not.
-            context.set_forkserver_preload([main.__module__])
+            # The server, which runs no threads, imports these once, and the workers that it forks need not. It has
+            # effect before the first worker of the program only. Modules of others might start threads.
+            loaded = [module for module in sys.modules if module.startswith("alfish.")]
+            context.set_forkserver_preload([main.__module__, *loaded])
         self.pipe, there = context.Pipe()
         self.process = context.Process(target=_run, args=(there, main, arguments), name=name)
         self.process.start()

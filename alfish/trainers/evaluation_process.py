@@ -59,7 +59,7 @@ class EvaluationProcess:
         start_method: `"forkserver"` or `"spawn"`; None takes the first that there is.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: a setting is out of range, of this or of the Evaluator.
     """
 
     needs_configuration = True
@@ -77,6 +77,8 @@ class EvaluationProcess:
         check_at_least("EvaluationProcess.max_waiting", max_waiting, 1)
         check_at_least("EvaluationProcess.niceness", niceness, 0)
         check_start_method(start_method)
+        # What is wrong with its settings shows now, and gin knows that they are used.
+        context.experiment.evaluator(context.built, context.device).close()
         self._context = context
         num_slots = max_waiting + 1
         self._weights = WeightsSnapshot(context.built.algorithm, num_slots)
@@ -156,8 +158,8 @@ class EvaluationProcess:
         return {"pending": pending, "left_out": self._left_out}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See EvaluationRunner. A checkpoint of a run that evaluated otherwise has nothing pending."""
-        for pending in state.get("pending", []):
+        """See EvaluationRunner."""
+        for pending in state["pending"]:
             progress = {name: Progress(*each) for name, each in pending["progress"].items()}
             if not self._free:  # it was allowed to wait for more when the checkpoint was made
                 self._free.append(self._requests.pop().slot)

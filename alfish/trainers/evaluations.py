@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import gin
 import torch
+from absl import logging
 
 from alfish.data_structures import Progress
 from alfish.summary.timers import Timers
@@ -129,11 +130,12 @@ class SameProcessEvaluation:
 
     def state_dict(self) -> dict[str, Any]:
         """See EvaluationRunner. Nothing is ever pending."""
-        return {}
+        return {"pending": []}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See EvaluationRunner."""
-        del state
+        """See EvaluationRunner. Those that were pending in another process are left out."""
+        if state["pending"]:
+            logging.warning("%d evaluations that were pending at the checkpoint are left out", len(state["pending"]))
 
     def close(self) -> None:
         """See EvaluationRunner."""

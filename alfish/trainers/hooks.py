@@ -26,7 +26,7 @@ def _check(algorithm: Algorithm, hooks: tuple[str, ...]) -> None:
         return
     kind = type(algorithm)
     own = [name for name in vars(kind) if not hasattr(Algorithm, name)]
-    close = [match for hook in missing for match in difflib.get_close_matches(hook, own, n=1, cutoff=0.8)]
+    close = [match for hook in missing for match in difflib.get_close_matches(hook, own, n=1, cutoff=0.6)]
     hint = f" (did you mean one of them by {', '.join(close)}?)" if close else ""
     raise ValueError(
         f"{kind.__module__}.{kind.__qualname__} does not define {', '.join(missing)}{hint}; an algorithm that is "

@@ -10,22 +10,28 @@ import gin
 import torch
 
 from alfish import nest
-from alfish.algorithms.algorithm import TrainingOptions, TrainingTask
+from alfish.algorithms.algorithm import TrainingOptions
 from alfish.checks import check_at_least
-from alfish.data_structures import Experience, Progress
+from alfish.data_structures import Progress
 from alfish.experience_replayers.sizes import ReplayBytes, check_sizes_together
-from alfish.rollout.acting import experience_specs
 from alfish.rollout.engine import Engine, EngineContext
 from alfish.rollout.same_process_engine import SameProcessEngine
 from alfish.summary.episode_metrics import EpisodeMetrics
 from alfish.summary.staleness import Staleness
 from alfish.summary.timers import Timers
 from alfish.summary.writers import Summaries
-from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch
+from alfish.trainers.batch_source import BatchSource, TrainBatch
 from alfish.trainers.checkpoint_store import CheckpointStore
+from alfish.trainers.contexts import (
+    Surroundings,
+    engine_context,
+    evaluation_context,
+    experiment_maker,
+    source_context,
+)
 from alfish.trainers.evaluations import EvaluationContext, EvaluationRunner, SameProcessEvaluation
 from alfish.trainers.evaluator import BestWeights, Evaluation
-from alfish.trainers.experiment import ConfiguredExperiment, Experiment
+from alfish.trainers.experiment import Experiment
 from alfish.trainers.hooks import check_hooks
 from alfish.trainers.progress import Counters, crossed
 from alfish.trainers.seeding import RandomStreams
@@ -45,8 +51,8 @@ class Trainer:
             bring their own.
         engine: `@SameProcessEngine`, or another of `alfish.rollout`, which collects elsewhere.
         evaluation: `@SameProcessEvaluation`, or `@EvaluationProcess`, which evaluates elsewhere.
-        make_experiment: makes the experiment anew in another process, which a function that can be pickled; None makes
-            it from the configuration.
+        make_experiment: makes the experiment anew in other processes, a function that can be pickled; None makes it
+            from the configuration.
         num_envs: B, at least 1.
         window_length: T, rows per environment and iteration, at least 1.
         total_env_steps: the length of the run.
@@ -102,75 +108,39 @@ class Trainer:
         self._best = BestWeights(None)
         self._stop_requested = False
         self._initial_weights = experiment.initial_weights
-        elsewhere = [maker for maker in (engine, evaluation) if _makes_experiment(maker)]
-        if make_experiment is None:
-            make_experiment = ConfiguredExperiment(_name(elsewhere[0])) if elsewhere else lambda: experiment
+        around = Surroundings(num_envs, window_length, device, self._random, self._timers)
+        make = make_experiment or experiment_maker(experiment, [engine, evaluation])
         with contextlib.ExitStack() as opened:
             # An engine with environments of its own needs one here, for the specs.
             self.built = experiment.build(1 if getattr(engine, "owns_environments", False) else num_envs, device)
             opened.callback(self.built.environment.close)
             check_hooks(self.built.algorithm)
-            self._evaluations = evaluation(self._evaluation_context(experiment, make_experiment, device))
+            context = evaluation_context(experiment, self.built, make, around, lambda: self._stop_requested)
+            self._evaluations = evaluation(context)
             opened.callback(self._evaluations.close)
-            context = self._engine_context(make_experiment, window_length, device)
-            self._engine = engine(context)
-            opened.callback(self._engine.close)
-            if self._engine.owns_environments:
-                self.built.environment.close()
-            self._make_runners(batch_source, context.stored_specs, window_length, device)
+            self._make_engine_and_runners(
+                opened, engine, batch_source, engine_context(self.built, make, around), around
+            )
             # Nothing failed: what is open stays open until `close`.
             self._opened = opened.pop_all()
 
-    def _evaluation_context(
-        self, experiment: Experiment, make_experiment: Callable[[], Experiment], device: torch.device
-    ) -> EvaluationContext:
-        return EvaluationContext(
-            experiment=experiment,
-            make_experiment=make_experiment,
-            built=self.built,
-            device=device,
-            seed=int(self._random.sequence("evaluation").generate_state(1)[0] >> 1),
-            timers=self._timers,
-            should_stop=lambda: self._stop_requested,
-        )
-
-    def _engine_context(
-        self, make_experiment: Callable[[], Experiment], window_length: int, device: torch.device
-    ) -> EngineContext:
-        environment, transform, algorithm, row_specs = self.built
-        return EngineContext(
-            make_experiment=make_experiment,
-            environment=environment,
-            algorithm=algorithm,
-            transform=transform,
-            stored_specs=experience_specs(algorithm, transform, row_specs, self.num_envs, device),
-            num_envs=self.num_envs,
-            window_length=window_length,
-            streams=self._random.sequence("engine"),
-            device=device,
-            timers=self._timers,
-        )
-
-    def _make_runners(
-        self, batch_source: type[BatchSource], stored_specs: Experience, window_length: int, device: torch.device
+    def _make_engine_and_runners(
+        self,
+        opened: contextlib.ExitStack,
+        engine: Callable[[EngineContext], Engine],
+        batch_source: type[BatchSource],
+        context: EngineContext,
+        around: Surroundings,
     ) -> None:
-        def context(task: TrainingTask) -> SourceContext:
-            prefix = f"{task.name}/" if task.name else ""
-            return SourceContext(
-                algorithm=task.algorithm,
-                transform=self.built.transform,
-                row_specs=stored_specs,
-                num_envs=self.num_envs,
-                window_length=window_length,
-                generator=self._random.generator(f"{prefix}batches"),
-                device=device,
-                timers=self._timers,
-                prefix=prefix,
-                setting=f"{type(task.options).__name__ if task.name else 'Trainer'}.batch_source",
-                envs_per_window=self._engine.window_envs,
-            )
-
-        self.runners = make_runners(self.built.algorithm, TrainingOptions(batch_source, Updater), context)
+        self._engine = engine(context)
+        opened.callback(self._engine.close)
+        if self._engine.owns_environments:
+            self.built.environment.close()
+        self.runners = make_runners(
+            self.built.algorithm,
+            TrainingOptions(batch_source, Updater),
+            lambda task: source_context(task, self.built, context.stored_specs, self._engine.window_envs, around),
+        )
         sources = {f"{runner.prefix}ReplayBuffer.capacity": runner.batch_source for runner in self.runners}
         check_sizes_together({name: (source.size, source.disk) for name, source in sources.items()})
 
@@ -358,11 +328,3 @@ class Trainer:
     def close(self) -> None:
         """Closes environments and summaries."""
         self._opened.close()
-
-
-def _makes_experiment(maker: Callable[..., Any]) -> bool:
-    return getattr(maker, "owns_environments", False) or getattr(maker, "needs_configuration", False)
-
-
-def _name(maker: Callable[..., Any]) -> str:
-    return getattr(maker, "__name__", str(maker))

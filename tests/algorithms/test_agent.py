@@ -4,9 +4,10 @@ import functools
 
 import agent_parts
 import engine_parts
+import gin
 import pytest
 import torch
-from agent_parts import ACTION, OBSERVATION, make_agent
+from agent_parts import ACTION, OBSERVATION, make_agent, make_learner
 from support import ScriptedEnvironment, TinyAlgorithm
 from trainer_parts import closed_after_test
 
@@ -18,6 +19,7 @@ from alfish.algorithms.stochastic_policy import PolicyInfo
 from alfish.data_structures import AlgStep, BatchInfo, Progress, RowsNeeded, time_step_spec
 from alfish.networks.preprocessing import FrameStack, ObservationTransform
 from alfish.ops.target_updates import TargetUpdate
+from alfish.specs import BoundedTensorSpec
 
 CPU = torch.device("cpu")
 
@@ -215,3 +217,49 @@ def test_the_acting_algorithm_searches_for_reanalysis():
 def test_a_policy_cannot_be_learned_from_an_algorithm_that_stores_none():
     with pytest.raises(ValueError, match=r"PolicyInfo without a policy.*train_policy = False"):
         make_trainer(train_policy=True)
+
+
+MASKED = {"board": OBSERVATION, "legal": BoundedTensorSpec((2,), torch.int8, 0, 1)}
+
+
+def masked_rows(outer):
+    """Rows in which action 1 alone is legal."""
+    rows = specs.zeros(time_step_spec(MASKED, ACTION), outer)
+    rows.observation["legal"][..., 1] = 1
+    return rows
+
+
+def make_masked(**options):
+    algorithm = functools.partial(PPOAlgorithm, legal_mask_key="legal")
+    learner = functools.partial(make_learner, **options)
+    return Agent(MASKED, ACTION, learner, algorithm, legal_mask_key="legal")
+
+
+def test_a_mask_reaches_the_algorithm_beside_the_latent():
+    agent = make_masked()
+    assert agent.algorithm.observation_spec == {"latent": agent.representation.latent_spec, "legal": MASKED["legal"]}
+    step = agent.rollout_step(masked_rows((16,)), ())
+    assert step.output.tolist() == [1] * 16
+    action, info = nest.map_structure(lambda leaf: leaf.unflatten(0, (4, 4)), (step.output, step.info))
+    inputs, targets = agent.preprocess_experience(masked_rows((4, 5)), info, BatchInfo(action, torch.zeros(4, 4)))
+    assert inputs.observation["latent"].shape == (4, 4, 8)
+    trained = agent.train_step(*nest.map_structure(lambda leaf: leaf.flatten(0, 1), (inputs, (), targets)))
+    assert trained.info.entropy.tolist() == pytest.approx([0.0] * 16)
+
+
+def test_a_mask_reaches_the_acting_algorithm_that_reanalyses():
+    gin.parse_config(agent_parts.CONFIG)
+    agent = make_masked(reanalysis=Reanalysis(1.0, None), target_update=TargetUpdate(period=10), trained=True)
+    reanalyzer = agent.representation.impl._target_maker._reanalyzer
+    rows = masked_rows((2, 3))
+    place = (torch.tensor([0, 1]), torch.tensor([2, 0]))
+    found = reanalyzer._search_chunk(reanalyzer._algorithm, rows, place)
+    expected = agent.rollout_step(nest.map_structure(lambda leaf: leaf[place], rows), ()).info.value
+    torch.testing.assert_close(found.value, expected)
+
+
+@pytest.mark.parametrize("key", ["moves", "latent"])
+def test_a_mask_that_is_not_there_is_refused(key):
+    observation = MASKED | {"latent": MASKED["legal"]}
+    with pytest.raises(ValueError, match=f"Agent.legal_mask_key is '{key}'; expected a key of the observation"):
+        Agent(observation, ACTION, make_learner, PPOAlgorithm, legal_mask_key=key)

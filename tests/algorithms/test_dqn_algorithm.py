@@ -1,5 +1,6 @@
 """DQN: targets by hand and by definition, the loss, acting, masks, priorities, and what it refuses."""
 
+import functools
 import math
 
 import pytest
@@ -11,7 +12,9 @@ from alfish import nest, specs
 from alfish.algorithms.dqn_algorithm import DQNLossInfo
 from alfish.data_structures import BatchInfo, Progress, RowsNeeded, time_step_spec
 from alfish.networks.encoders import MLPEncoder
+from alfish.networks.image_encoder import ImageEncoder
 from alfish.networks.q_network import DuellingQNetwork, QNetwork
+from alfish.networks.recurrent_encoder import RecurrentEncoder
 from alfish.ops.schedules import LinearSchedule
 from alfish.ops.target_updates import TargetUpdate
 from alfish.ops.value_transforms import SignedHyperbolicTransform
@@ -152,6 +155,19 @@ def test_the_loss_by_hand(threshold, expected):
     assert extra == pytest.approx({"q_value": 1.25, "target": 3.0, "absolute_td_error": 1.75, "epsilon": 0.1})
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_rows_without_a_target_have_no_loss(name):
+    step_type, discount, position, target, _ = BLOCKS[name]
+    algorithm = make_dqn(target_factor=10.0, num_steps=2, discount=0.5)
+    result = loss_of(algorithm, *block(step_type, Q_OF_ROWS, REWARDS, discount, [1, 0, 1, 1], position))
+    # An error of e counts |e| - 1/2 here; Q is 2 in row 0 and 3 in row 1, without the factor of the target network.
+    errors = [abs(value - q_value) for value, q_value in zip(target, (2.0, 3.0), strict=True) if value is not None]
+    assert result.loss.sum().item() == pytest.approx(
+        sum(error - 0.5 if error > 1.0 else error**2 / 2 for error in errors)
+    )
+    assert result.extra["absolute_td_error"].item() == pytest.approx(sum(errors) / len(errors))
+
+
 @pytest.mark.parametrize("double", [True, False])
 def test_only_the_value_of_the_action_gets_a_gradient(double):
     algorithm = make_dqn(double=double, discount=0.5)
@@ -248,7 +264,8 @@ def test_the_target_network_follows_when_it_is_due():
 def test_values_of_two_steps_are_learned(network):
     # State 0: action 0 ends with 0.1, action 1 leads to state 1. State 1: action 0 ends with 0, action 1 with 1.
     torch.manual_seed(0)
-    algorithm = make_dqn(q_network=network, discount=0.9, target_update=TargetUpdate(period=5))
+    q_network = functools.partial(network, hidden_sizes=(32,))
+    algorithm = make_dqn(q_network=q_network, discount=0.9, target_update=TargetUpdate(period=5))
     states = torch.eye(2)
     rows, infos = zip(
         block([FIRST, LAST], states[[0, 0]].unsqueeze(0), [0.0, 0.1], [1.0, 0.0], [0, 0]),
@@ -259,13 +276,46 @@ def test_values_of_two_steps_are_learned(network):
     )
     rows, batch_info = nest.map_structure(lambda *leaves: torch.cat(leaves), *zip(rows, infos, strict=True))
     optimizer = torch.optim.Adam(algorithm.online.parameters(), lr=0.01)
-    for update in range(150):
+    for update in range(250):
         optimizer.zero_grad()
         loss_of(algorithm, rows, batch_info).loss.mean().backward()
         optimizer.step()
         algorithm.after_update(Progress(updates=update + 1))
     found = algorithm.online.q_network(states)
     torch.testing.assert_close(found, torch.tensor([[0.1, 0.9], [0.0, 1.0]]), atol=0.03, rtol=0.0)
+
+
+SMALL_IMAGES = functools.partial(ImageEncoder, convolutions=((4, 3, 2),), num_features=8)
+
+
+@pytest.mark.parametrize("encoder", [SMALL_IMAGES, functools.partial(RecurrentEncoder, encoder=SMALL_IMAGES)])
+def test_nested_observations_of_images_and_masks(encoder):
+    torch.manual_seed(0)
+    observation_spec = {
+        "image": BoundedTensorSpec((1, 8, 8), torch.uint8, 0, 255),
+        "legal": BoundedTensorSpec((3,), torch.bool, 0, 1),
+    }
+    q_network = functools.partial(DuellingQNetwork, hidden_sizes=(), stream_hidden_sizes=())
+    algorithm = make_dqn(
+        observation_spec, THREE, q_network=q_network, encoder=encoder, legal_mask_key="legal", num_steps=2
+    )
+    image = torch.randint(0, 256, (1, 5, 1, 8, 8), dtype=torch.uint8)
+    legal = torch.tensor([[[1, 1, 0], [1, 0, 1], [1, 0, 0], [1, 1, 1], [0, 1, 0]]], dtype=torch.bool)
+    rows, batch_info = block([FIRST, MID, MID, MID, MID], {"image": image, "legal": legal}, action=[1, 0, 0, 0, 0])
+    batch_info = batch_info._replace(state=algorithm.initial_state(1))
+    state, q_values = algorithm.initial_state(1), []
+    for t in range(3):
+        row = nest.map_structure(lambda leaf, t=t: leaf[:, t], rows)
+        step = algorithm.rollout_step(row, state)
+        assert legal[0, t, step.output.item()]
+        features, state = algorithm.online.encoder.step(row.observation, state)
+        q_values.append(algorithm.online.q_network(features)[0, batch_info.action[0, t]])
+        torch.testing.assert_close(step.info.value[0], algorithm.online.q_network(features)[0, legal[0, t]].max())
+    inputs, info = algorithm.preprocess_experience(rows, (), batch_info)
+    trained = algorithm.train_step(inputs, batch_info.state, info)
+    torch.testing.assert_close(trained.info.q_value[0], torch.stack(q_values))
+    loss_of(algorithm, rows, batch_info).loss.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in algorithm.online.parameters())
 
 
 def test_what_it_declares():

@@ -40,7 +40,7 @@ def act_through(function, rows, state):
 
 
 @pytest.mark.parametrize("cell", ENCODERS)
-@pytest.mark.parametrize("burn_in", [0, 1, 3, 4])
+@pytest.mark.parametrize("burn_in", [0, 1, 3, 4, 5])
 def test_training_sees_what_acting_saw(cell, burn_in):
     algorithm = make_dqn(encoder=ENCODERS[cell], discount=0.5, burn_in=burn_in, num_steps=2)
     with torch.no_grad():

@@ -9,9 +9,10 @@ from agent_parts import make_trainer as make_agent_trainer
 from memory_environment import MemoryEnvironment
 from trainer_parts import assert_same, closed_after_test
 
-from alfish import nest
+from alfish import nest, specs
 from alfish.algorithms.agent import AgentState
 from alfish.algorithms.ppo_algorithm import PPOAlgorithm
+from alfish.data_structures import BatchInfo, time_step_spec
 from alfish.networks.encoders import MLPEncoder
 from alfish.networks.recurrent_encoder import RecurrentEncoder
 from alfish.summary.writers import Summaries
@@ -34,7 +35,7 @@ def make_trainer(encoder, root_dir=None, algorithm=PPOAlgorithm, **settings):
         "Trainer.batch_source": OnPolicyBatches,
         "Trainer.num_envs": 16,
         "Trainer.window_length": 20,
-        "Trainer.total_env_steps": 8000,
+        "Trainer.total_env_steps": 4800,
         "Trainer.summary_interval": 1000,
         "Trainer.evaluation_interval": None,
         "Trainer.checkpoint_interval": 10**6,
@@ -114,3 +115,20 @@ def test_it_remembers_latents_in_an_agent():
         assert batch.inputs.reward.shape == (1, 4)
     trainer.train()
     assert all(runner.progress(trainer.progress).updates for runner in trainer.runners)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_everything_moves_to_the_device_of_the_algorithm(cell):
+    # An operation that mixes the device "meta" with another one raises, as a GPU would, on machines without one.
+    observation, action = MemoryEnvironment.observation_spec, MemoryEnvironment.action_spec
+    algorithm = PPOAlgorithm(observation, action, encoder=functools.partial(RECURRENT, cell=cell)).to("meta")
+    row_spec = time_step_spec(observation, action)
+    state = nest.map_structure(lambda leaf: leaf.to("meta"), algorithm.initial_state(2))
+    step = algorithm.rollout_step(specs.zeros(row_spec, (2,), "meta"), state)
+    assert {leaf.device.type for leaf in nest.leaves(step)} == {"meta"}
+    answers, info = nest.map_structure(lambda leaf: torch.stack([leaf] * 4, dim=1), (step.output, step.info))
+    rows = specs.zeros(row_spec, (2, 5), "meta")
+    inputs, targets = algorithm.preprocess_experience(rows, info, BatchInfo(answers, rows.step_type, state=state))
+    result = algorithm.calc_loss(algorithm.train_step(inputs, state, targets).info)
+    assert result.loss.shape == (2, 4) and result.loss.device.type == "meta"
+    result.loss.mean().backward()

@@ -6,6 +6,7 @@ import gin
 import numpy as np
 import pytest
 import torch
+from engine_parts import collect, same_process_engine
 from muzero_parts import OBSERVATION, PlainModel, random_block, small_muzero
 from support import ScriptedEnvironment
 
@@ -19,7 +20,6 @@ from alfish.networks.preprocessing import FrameStack
 from alfish.ops.sampled_policies import make_sampled_policy
 from alfish.ops.target_updates import TargetUpdate
 from alfish.rollout.acting import experience_specs
-from alfish.rollout.same_process_engine import SameProcessEngine
 from alfish.summary.timers import Timers
 from alfish.trainers.batch_source import SourceContext
 from alfish.trainers.replay_batches import ReplayBatches
@@ -158,10 +158,10 @@ def test_reanalysis_sees_the_stacks_that_were_acted_on():
         timers=Timers(),
     )
     learner.acted.clear()
-    engine = SameProcessEngine(environment, learner, stack, 30, np.random.default_rng(0), CPU, Timers())
+    engine = same_process_engine(environment, learner, stack, 30)
     gin.bind_parameter("ReplayBuffer.capacity", 100)
     source = ReplayBatches(context, batch_size=64, updates_per_env_step=0.2, initial_env_steps=0, segment_length=3)
-    source.add(engine.collect())
+    source.add(collect(engine))
     assert len(list(source.batches(Progress(env_steps=30)))) == 6
     # Each row was answered once, and its stack is the only one that reanalysis has seen of it; the last rows of games
     # are not searched.

@@ -83,9 +83,9 @@ def test_a_missing_include(tmp_path, capsys):
 
 
 def test_an_unused_binding_is_an_error_when_strict(tmp_path, capsys):
-    unused = "--gin_param=ReplayBatches.batch_size=4"
+    unused = "--gin_param=BackgroundEngine.max_staleness=4"
     assert train_here(tmp_path / "run", unused, "--strict") == 1
-    assert "had no effect; correct or remove them: ReplayBatches.batch_size" in last_line(capsys)
+    assert "had no effect; correct or remove them: BackgroundEngine.max_staleness" in last_line(capsys)
     assert not (tmp_path / "run").exists()
     assert train_here(tmp_path / "run", unused) == 0
 
@@ -168,7 +168,7 @@ def test_a_network_of_another_shape(stopped_run, capsys, monkeypatch):
     assert train_here(stopped_run, "--gin_param=ActorCriticNetwork.hidden_sizes=(6,)") == 1
     error = capsys.readouterr().err
     assert re.search(r"^  key +expected +in the file$", error, re.MULTILINE)
-    assert re.search(r"^  algorithm: actor_critic\.\S+weight +\(6, 2\) +\(4, 2\)$", error, re.MULTILINE)
+    assert re.search(r"^  algorithm: policy\.network\.\S+weight +\(6, 2\) +\(4, 2\)$", error, re.MULTILINE)
     assert re.match(r"error: the checkpoint .* does not fit this run: Nothing was loaded", error.splitlines()[-1])
     assert before == {path: path.read_bytes() for path in stopped_run.rglob("*") if path.is_file()}
 

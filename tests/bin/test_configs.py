@@ -13,8 +13,15 @@ CONFIGS = [
     "muzero_cartpole_reanalyse.gin",
     "efficientzero_cartpole.gin",
     "dqn_cartpole.gin",
+    "reinforce_cartpole.gin",
+    "actor_critic_cartpole.gin",
     "ppo_cartpole_hidden.gin",
+    "ppo_cartpole_recurrent.gin",
     "ppo_muzero_latent_cartpole_hidden.gin",
+    "ppo_muzero_latent_cartpole_hidden_reanalyse.gin",
+    "sac_pendulum.gin",
+    "sac_muzero_latent_pendulum.gin",
+    "sac_muzero_latent_pendulum_reanalyse.gin",
 ]
 
 
@@ -28,6 +35,11 @@ def test_so_does_the_one_of_minatar():
     test_it_builds_and_binds_nothing_in_vain("muzero_minatar_breakout.gin")
 
 
+def test_so_does_the_one_of_hopper():
+    pytest.importorskip("mujoco", reason='needs pip install "alfish[mujoco]"')
+    test_it_builds_and_binds_nothing_in_vain("sac_hopper.gin")
+
+
 SMALL = {
     "efficientzero_cartpole.gin": {"NUM_SIMULATIONS": 4, "BATCH_SIZE": 8, "ReplayBatches.initial_env_steps": 16},
     "ppo_muzero_latent_cartpole_hidden.gin": {
@@ -35,6 +47,11 @@ SMALL = {
         "NUM_EPOCHS": 1,
         "representation/ReplayBatches.batch_size": 8,
         "representation/ReplayBatches.initial_env_steps": 16,
+    },
+    "sac_muzero_latent_pendulum_reanalyse.gin": {
+        "RANDOM_ENV_STEPS": 16,
+        "BATCH_SIZE": 8,
+        "representation/ReplayBatches.batch_size": 8,
     },
 }
 
@@ -44,6 +61,7 @@ SMALL = {
     [
         ("efficientzero_cartpole.gin", {"loss/consistency", "target/reanalyzed", "priority/spread"}),
         ("ppo_muzero_latent_cartpole_hidden.gin", {"representation/loss/value", "representation/latent/rank"}),
+        ("sac_muzero_latent_pendulum_reanalyse.gin", {"temperature", "representation/target/reanalyzed"}),
     ],
 )
 def test_a_few_steps_of_all_its_parts(config, reported, tmp_path):

@@ -2,11 +2,13 @@
 
 import contextlib
 import importlib
+import math
 import os
 import pathlib
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from typing import NamedTuple
@@ -15,8 +17,10 @@ import gymnasium
 import pytest
 import torch
 
-from alfish import gin_config
+from alfish import gin_config, specs
 from alfish.algorithms.algorithm import Algorithm
+from alfish.data_structures import BatchInfo, time_step_spec
+from alfish.specs import BoundedTensorSpec, TensorSpec
 from alfish.trainers.experiment import Experiment
 from alfish.trainers.trainer import Trainer
 
@@ -36,7 +40,7 @@ class Tutorial(NamedTuple):
 
 
 TUTORIALS = [
-    Tutorial("adding_an_algorithm.md", "examples/algorithm", "reinforce_cartpole.gin", 300.0),
+    Tutorial("adding_an_algorithm.md", "examples/algorithm", "awr_cartpole.gin", 300.0),
     Tutorial("adding_an_environment.md", "examples/environment", "ppo_catch.gin", 0.95),
 ]
 
@@ -68,12 +72,19 @@ def test_page_shows_the_very_files(tutorial):
 def test_command_of_the_page_works(tutorial):
     commands = COMMAND.findall((DOCS / tutorial.page).read_text())
     assert commands, "the page shows no command"
-    path, flags = commands[0]
+    configs = {str(path.relative_to(ROOT)) for path in (DOCS / tutorial.folder).glob("*.gin")}
+    assert {config for _, flags in commands for config in configs if config in flags} == configs
+    for path, flags in dict.fromkeys((path, flags.removesuffix(" --dry_run")) for path, flags in commands):
+        run = dry_run(flags, ROOT / path)
+        assert run.returncode == 0, run.stderr
+        assert "dry run: everything was built and run" in run.stdout
+
+
+def dry_run(flags, folder):
+    """Runs `python FLAGS --dry_run` with the modules of a folder."""
     command = [sys.executable, *shlex.split(flags), "--dry_run", "--strict", "--device=cpu"]
-    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / path), str(ROOT)])}
-    run = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert "dry run: everything was built and run" in run.stdout
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
 
 
 def test_example_trains_and_evaluates(tutorial):
@@ -96,31 +107,95 @@ def test_example_reaches_the_return_that_it_promises(tutorial, seed):
 
 
 HOOKS = ["predict_step", "rollout_step", "preprocess_experience", "train_step", "calc_loss"]
+ALGORITHM = pytest.mark.parametrize("tutorial", TUTORIALS[:1], indirect=True, ids=lambda tutorial: tutorial.page)
+
+
+def regression():
+    """The module of the algorithm that the page writes."""
+    return importlib.import_module("my_package.regression")
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize("tutorial", TUTORIALS[:1], indirect=True, ids=lambda tutorial: tutorial.page)
+@ALGORITHM
 def test_a_missing_hook_is_named(tutorial, hook):
-    written = importlib.import_module("my_package.reinforce").ReinforceAlgorithm
-    lacking = type("Lacking", (written,), {hook: getattr(Algorithm, hook)})
-    with (
-        pytest.raises(NotImplementedError, match=rf"Lacking must define {hook}\("),
-        contextlib.closing(make_trainer(tutorial, "TOTAL_ENV_STEPS=10", algorithm=lacking)) as trainer,
-    ):
-        trainer.train()
+    lacking = type("Lacking", (regression().AdvantageWeightedRegression,), {hook: getattr(Algorithm, hook)})
+    with pytest.raises(ValueError, match=rf"Lacking does not define {hook}; "):
+        make_trainer(tutorial, algorithm=lacking)
 
 
-@pytest.mark.parametrize("tutorial", TUTORIALS[:1], indirect=True, ids=lambda tutorial: tutorial.page)
+@ALGORITHM
+def test_the_error_that_the_page_shows_for_a_misspelt_hook(tutorial, tmp_path):
+    shutil.copytree(DOCS / tutorial.folder / "my_package", tmp_path / "my_package")
+    module = tmp_path / "my_package" / "regression.py"
+    module.write_text(module.read_text().replace("def calc_loss", "def calculate_loss"))
+    run = dry_run(f"-m alfish.bin.train --gin_file={DOCS / tutorial.folder / tutorial.config}", tmp_path)
+    assert run.returncode == 1
+    (shown,) = re.findall(r"^(error: .*(?:\n.+)*)\n```$", (DOCS / tutorial.page).read_text(), re.MULTILINE)
+    assert run.stderr.splitlines()[-1] == shown.replace("\n", " ")
+
+
+@ALGORITHM
+def test_the_targets_of_the_page_by_hand(tutorial):
+    module = regression()
+    observation, action = TensorSpec((1,)), BoundedTensorSpec((), torch.int64, 0, 1)
+
+    class ObservedValue(torch.nn.Module):
+        def __init__(self, observation_spec, num_parameters):
+            super().__init__()
+
+        def forward(self, features):
+            return features.expand(*features.shape[:-1], 2), features[..., 0]
+
+    algorithm = module.AdvantageWeightedRegression(
+        observation, action, network=ObservedValue, discount=0.5, return_lambda=1.0, temperature=1.0, max_weight=2.0
+    )
+    # An episode that terminates in row 2, and the next one; the values are 1, 1, 7, 1, 4.
+    rows = specs.zeros(time_step_spec(observation, action), (1, 5))._replace(
+        step_type=torch.tensor([[0, 1, 2, 0, 1]], dtype=torch.uint8),
+        reward=torch.tensor([[0.0, 1.0, 2.0, 0.0, 1.0]]),
+        discount=torch.tensor([[1.0, 1.0, 0.0, 1.0, 1.0]]),
+        observation=torch.tensor([[[1.0], [1.0], [7.0], [1.0], [4.0]]]),
+    )
+    taken = torch.tensor([[0, 1, 1, 0, 1]])
+    inputs, targets = algorithm.preprocess_experience(rows, (), BatchInfo(taken, torch.arange(5)[None]))
+    assert targets.returns.tolist() == [[1.0 + 0.5 * 2.0, 2.0, 7.0, 1.0 + 0.5 * 4.0]]
+    # Advantages 1, 1, (none), 2: mean 4/3, unbiased standard deviation 1/sqrt(3).
+    expected = torch.tensor([-1.0, -1.0, 2.0]).div(math.sqrt(3.0)).exp().clamp_max(2.0)
+    torch.testing.assert_close(targets.weight[0, [0, 1, 3]], expected)
+    assert targets.action.tolist() == [[0, 1, 1, 0]]
+    assert inputs.reward.shape == (1, 4)
+
+
+@ALGORITHM
 @pytest.mark.parametrize(
     ("binding", "message"),
     [
-        ("DISCOUNT=1.5", r"ReinforceAlgorithm\.discount is 1\.5; expected a number in \[0, 1\]"),
-        ("make_gymnasium.name='Pendulum-v1'", "is not one discrete choice"),
+        ("DISCOUNT=1.5", r"AdvantageWeightedRegression\.discount is 1\.5; expected a number in \[0, 1\]"),
+        ("TEMPERATURE=0.0", r"AdvantageWeightedRegression\.temperature is 0\.0; expected a finite number of at least"),
     ],
 )
 def test_the_algorithm_of_the_page_checks_its_arguments(tutorial, binding, message):
     with pytest.raises(ValueError, match=message):
         make_trainer(tutorial, binding)
+
+
+@ALGORITHM
+@pytest.mark.parametrize(
+    ("config", "binding"),
+    [
+        ("awr_cartpole.gin", "make_gymnasium.name='Pendulum-v1'"),  # boxes
+        ("awr_cartpole_memory.gin", "RecurrentEncoder.cell='lstm'"),
+    ],
+)
+def test_the_algorithm_of_the_page_takes_boxes_and_memories(tutorial, config, binding):
+    small = ["TOTAL_ENV_STEPS=640", "ReplayBatches.initial_env_steps=128", "Evaluator.episodes=1", binding]
+    with contextlib.closing(make_trainer(tutorial._replace(config=config), *small)) as trainer:
+        before = [parameter.detach().clone() for parameter in trainer.built.algorithm.parameters()]
+        trainer.train()
+        assert trainer.progress.updates >= 60
+        after = list(trainer.built.algorithm.parameters())
+    assert all(parameter.isfinite().all() for parameter in after)
+    assert not any(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
 def test_program_of_the_overview_runs(tmp_path, capsys):

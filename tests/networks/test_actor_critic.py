@@ -120,3 +120,23 @@ def test_an_mlp_without_hidden_or_output_layers():
     assert MLP(4, (7,)).output_size == 7
     weights = MLP(4, (8,), 1).hidden[0].weight
     assert weights.abs().max() <= 1.0 / math.sqrt(4)  # torch's own initialisation
+
+
+def test_nested_actions_have_their_log_stds_where_the_distribution_reads_them():
+    # Parameters: two means and two log stds of "arm", three logits of "grip", a mean and a log std of "wrist".
+    wrist = BoundedTensorSpec((), torch.float32, -1.0, 1.0)
+    network = ActorCriticNetwork(TensorSpec((4,)), {"arm": BOX, "grip": DISCRETE, "wrist": wrist}, initial_log_std=-0.5)
+    with torch.no_grad():
+        network.log_std.copy_(torch.tensor([-1.0, -2.0, -3.0]))
+        network.policy.output.weight.zero_()
+        network.policy.output.bias.copy_(torch.arange(6.0))
+    parameters, _ = network(torch.randn(5, 7, 4))
+    assert parameters.shape == (5, 7, 9)
+    assert parameters[0, 0].tolist() == [0, 1, -1, -2, 2, 3, 4, 5, -3]
+
+
+def test_a_family_without_log_stds_takes_all_parameters_from_the_observation():
+    network = ActorCriticNetwork(TensorSpec((4,)), BOX, box_distribution="beta")
+    assert network.log_std is None and network(torch.randn(5, 4))[0].shape == (5, 4)
+    squashed = ActorCriticNetwork(TensorSpec((4,)), BOX, box_distribution="squashed_normal")
+    assert squashed.log_std.shape == (2,)

@@ -79,7 +79,7 @@ def test_narrow_distributions_keep_their_digits():
     assert entropy.item() == pytest.approx(math.log(std * math.sqrt(2 * math.pi * math.e)), abs=1e-4)
 
 
-def test_equal_bounds_are_a_constant_and_rounding_stays_inside():
+def test_equal_bounds_are_a_constant():
     spec = BoundedTensorSpec((2,), torch.float32, (0.1, 0.1), (0.1, 0.7))
     distribution = BetaDistribution(spec)
     torch.manual_seed(0)

@@ -108,7 +108,18 @@ def test_the_log_prob_of_a_reparameterized_sample_has_its_whole_gradient():
     assert gradient[0].tolist() == pytest.approx([pull, pull * noise_part - 1.0], rel=1e-5)
 
 
-def test_equal_bounds_are_a_constant_and_rounding_stays_inside():
+def test_rounding_stays_inside():
+    generator = torch.Generator().manual_seed(0)
+    minimum = torch.randn(1000, generator=generator)
+    maximum = minimum + torch.rand(1000, generator=generator)
+    spec = BoundedTensorSpec.from_arrays((1000,), torch.float32, minimum.numpy(), maximum.numpy())
+    distribution = SquashedNormal(spec)
+    lowest, highest = distribution.clip(torch.full((2, 1000), 50.0) * torch.tensor([[-1.0], [1.0]]))
+    assert (lowest >= minimum).all() and (highest <= maximum).all()
+    torch.testing.assert_close(torch.stack((lowest, highest)), torch.stack((minimum, maximum)))
+
+
+def test_equal_bounds_are_a_constant():
     spec = BoundedTensorSpec((2,), torch.float32, (0.1, 0.1), (0.1, 0.7))
     distribution = SquashedNormal(spec)
     minimum, maximum = spec.bounds()

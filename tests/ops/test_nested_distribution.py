@@ -87,11 +87,7 @@ def test_a_copy_is_independent_and_moves_as_a_whole():
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("box_distribution", ["normal", "squashed_normal", "beta"])
 def test_torch_compile_finds_no_break(box_distribution):
-    spec = {
-        "a": BoundedTensorSpec((2,), torch.float32, -2.0, (2.0, 1.0)),
-        "b": BoundedTensorSpec((), torch.int64, 0, 3),
-    }
-    distribution = make_action_distribution(spec, box_distribution)
+    distribution = make_action_distribution(SPEC, box_distribution)
 
     def act_and_evaluate(parameters):
         sample, log_prob = distribution.sample(parameters)

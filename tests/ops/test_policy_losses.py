@@ -119,6 +119,8 @@ def test_temperature_loss_by_hand():
     entropy = torch.tensor([1.0, -3.0], requires_grad=True)
     loss = temperature_loss(log_temperature, entropy, -1.0)
     assert loss.tolist() == pytest.approx([0.5 * 2.0, 0.5 * -2.0])
+    # Where the number of legal actions differs from row to row, so does the target.
+    assert temperature_loss(log_temperature, entropy, torch.tensor([0.0, -1.0])).tolist() == pytest.approx([0.5, -1.0])
     # More random than asked for: a step against the gradient lowers log α. Less: it raises it.
     for row, gradient in ((0, 1.0), (1, -1.0)):
         (found,) = torch.autograd.grad(loss[row], log_temperature, retain_graph=True)

@@ -41,7 +41,7 @@ class SideBySide:
         for unit in range(case.units):
             environment, transform, algorithm = (experiment or Scripted()).build(self._each, CPU)
             row_specs = time_step_spec(environment.observation_spec, environment.action_spec)
-            streams = UnitStreams(unit_sequence(np.random.SeedSequence(seed, spawn_key=(17,)), unit), CPU)
+            streams = UnitStreams(unit_sequence(np.random.SeedSequence(seed), unit), CPU)
             collector = Collector(
                 environment, algorithm, transform, row_specs, CPU, streams, Timers(), unit * self._each
             )

@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
-from engine_parts import collect, same_process_engine
+from engine_parts import collect, engine_context, same_process_engine
 from support import ScriptedEnvironment, TinyAlgorithm
 
 from alfish import nest
 from alfish.data_structures import AlgStep, StepType, time_step_spec
 from alfish.networks.preprocessing import FrameStack, ObservationTransform
 from alfish.rollout.acting import Actor, experience_specs
+from alfish.rollout.same_process_engine import SameProcessEngine
 
 CPU = torch.device("cpu")
 F, M, L = StepType.FIRST, StepType.MID, StepType.LAST
@@ -141,6 +142,14 @@ def test_actor_without_state_hands_rows_on():
 def test_bad_window_length():
     with pytest.raises(ValueError, match="window_length is 0"):
         make_engine(window_length=0)
+
+
+def test_pinned_memory_needs_a_gpu():
+    environment = ScriptedEnvironment(2)
+    transform = ObservationTransform(environment.observation_spec)
+    context = engine_context(environment, TinyAlgorithm(transform.output_spec, environment.action_spec), transform, 4)
+    with pytest.raises(ValueError, match="SameProcessEngine.pin_memory is True, which needs a GPU; the device is cpu"):
+        SameProcessEngine(context, pin_memory=True)
 
 
 def test_a_state_of_other_environments_is_refused_in_one_line():

@@ -84,6 +84,19 @@ def test_a_stopped_run_keeps_what_is_pending(tmp_path):
     assert_same(whole, second)
 
 
+def test_a_run_may_go_on_with_another_way_to_evaluate(tmp_path, caplog):
+    first = make_trainer(tmp_path, environment=Slow)
+    first.train(stop_at_env_steps=80)
+    first.close()
+    with caplog.at_level("WARNING", logger="absl"):
+        second = make_trainer(tmp_path, SameProcessEvaluation)
+    assert "that were pending at the checkpoint are left out" in caplog.text
+    assert second.train(stop_at_env_steps=120) is None
+    second.close()
+    third = make_trainer(tmp_path)
+    assert third.train() is not None
+
+
 def test_a_killed_process_is_started_again(tmp_path):
     trainer = make_trainer(tmp_path / "run", environment=functools.partial(Dying, died=tmp_path / "died"))
     assert trainer.train() is not None

@@ -10,22 +10,20 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
+from engine_parts import engine_context
 from support import ScriptedEnvironment, TinyAlgorithm
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
-from alfish.data_structures import AlgStep, Progress, time_step_spec
+from alfish.data_structures import AlgStep, Progress
 from alfish.environments.environment import VectorEnvironment
 from alfish.environments.faults import EnvironmentFault
 from alfish.networks.preprocessing import FrameStack, ObservationTransform
-from alfish.rollout.acting import experience_specs
 from alfish.rollout.background_engine import BackgroundEngine
-from alfish.rollout.engine import EngineContext
 from alfish.rollout.multi_process_engine import MultiProcessEngine
 from alfish.rollout.same_process_engine import SameProcessEngine
-from alfish.summary.timers import Timers
+from alfish.trainers.experiment import Experiment
 
 CPU = torch.device("cpu")
 
@@ -169,30 +167,19 @@ class Scripted:
         return Parts(environment, transform, TellingAlgorithm(transform.output_spec, environment.action_spec))
 
 
+def make_tiny():
+    """An experiment of the trainer's own kind; what its parts are given is not from a configuration."""
+    return Experiment(environment=ScriptedEnvironment, algorithm=TinyAlgorithm)
+
+
 OPEN = []
 
 
-def make_engine(make, num_envs=4, window_length=5, seed=3, experiment=None, unit_of=None, **options):
-    """An engine and the learner's algorithm; closed after the test.
-
-    Args:
-        unit_of: makes the environments of this one of all units only: `(unit, units)`.
-    """
+def make_engine(make, num_envs=4, window_length=5, seed=3, experiment=None, **options):
+    """An engine and the learner's algorithm; closed after the test."""
     experiment = experiment or Scripted()
     environment, transform, algorithm = dataclasses.replace(experiment, fails=False, trouble=None).build(num_envs, CPU)
-    row_specs = time_step_spec(environment.observation_spec, environment.action_spec)
-    context = EngineContext(
-        make_experiment=experiment,
-        environment=environment,
-        algorithm=algorithm,
-        transform=transform,
-        stored_specs=experience_specs(algorithm, transform, row_specs, num_envs, CPU),
-        num_envs=num_envs,
-        window_length=window_length,
-        streams=np.random.SeedSequence(seed, spawn_key=(17,)),
-        device=CPU,
-        timers=Timers(),
-    )
+    context = engine_context(environment, algorithm, transform, window_length, seed, make_experiment=experiment)
     engine = make(context, **options)
     OPEN.append(engine)
     return engine, algorithm

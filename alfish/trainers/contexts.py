@@ -1,0 +1,106 @@
+"""What the parts of a run are made from: engine, evaluations and batch sources each see what they need, and no more."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from alfish.algorithms.algorithm import TrainingTask
+from alfish.data_structures import Experience
+from alfish.rollout.acting import experience_specs
+from alfish.rollout.engine import EngineContext
+from alfish.summary.timers import Timers
+from alfish.trainers.batch_source import SourceContext
+from alfish.trainers.evaluations import EvaluationContext
+from alfish.trainers.experiment import Built, ConfiguredExperiment, Experiment
+from alfish.trainers.seeding import RandomStreams
+
+
+class Surroundings(NamedTuple):
+    """What all parts of a run have in common.
+
+    Attributes:
+        num_envs: B.
+        window_length: T.
+        device: of the learner's algorithm.
+        random: the random streams of the run.
+        timers: of the learner's process.
+    """
+
+    num_envs: int
+    window_length: int
+    device: torch.device
+    random: RandomStreams
+    timers: Timers
+
+
+def experiment_maker(experiment: Experiment, makers: list[Callable[..., Any]]) -> Callable[[], Experiment]:
+    """How parts that run in other processes make the experiment: from the configuration.
+
+    Args:
+        experiment: of the run.
+        makers: of the engine and the evaluations.
+
+    Raises:
+        ValueError: one of them runs in another process, and the experiment is not in the configuration.
+    """
+    for maker in makers:
+        if getattr(maker, "owns_environments", False) or getattr(maker, "needs_configuration", False):
+            return ConfiguredExperiment(getattr(maker, "__name__", str(maker)))
+    return lambda: experiment
+
+
+def engine_context(built: Built, make_experiment: Callable[[], Experiment], around: Surroundings) -> EngineContext:
+    """What the engine is made from."""
+    environment, transform, algorithm, row_specs = built
+    return EngineContext(
+        make_experiment=make_experiment,
+        environment=environment,
+        algorithm=algorithm,
+        transform=transform,
+        stored_specs=experience_specs(algorithm, transform, row_specs, around.num_envs, around.device),
+        num_envs=around.num_envs,
+        window_length=around.window_length,
+        streams=around.random.sequence("engine"),
+        device=around.device,
+        timers=around.timers,
+    )
+
+
+def evaluation_context(
+    experiment: Experiment,
+    built: Built,
+    make_experiment: Callable[[], Experiment],
+    around: Surroundings,
+    should_stop: Callable[[], bool],
+) -> EvaluationContext:
+    """What the evaluation runner is made from."""
+    return EvaluationContext(
+        experiment=experiment,
+        make_experiment=make_experiment,
+        built=built,
+        device=around.device,
+        seed=int(around.random.sequence("evaluation").generate_state(1)[0] >> 1),
+        timers=around.timers,
+        should_stop=should_stop,
+    )
+
+
+def source_context(
+    task: TrainingTask, built: Built, stored_specs: Experience, envs_per_window: int, around: Surroundings
+) -> SourceContext:
+    """What the batch source of a task is made from."""
+    prefix = f"{task.name}/" if task.name else ""
+    return SourceContext(
+        algorithm=task.algorithm,
+        transform=built.transform,
+        row_specs=stored_specs,
+        num_envs=around.num_envs,
+        window_length=around.window_length,
+        generator=around.random.generator(f"{prefix}batches"),
+        device=around.device,
+        timers=around.timers,
+        prefix=prefix,
+        setting=f"{type(task.options).__name__ if task.name else 'Trainer'}.batch_source",
+        envs_per_window=envs_per_window,
+    )
