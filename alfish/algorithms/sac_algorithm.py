@@ -110,8 +110,8 @@ class SACAlgorithm(Algorithm):
         target_update: when and by how much the target networks follow, `@TargetUpdate()`.
         initial_temperature: alpha at the start, above 0; the weight of the entropy beside the return.
         learns_temperature: whether alpha is moved to where the policy has its target entropy; else it stays.
-        target_entropy: in nats; of a box in units of half its width, as the log probabilities are. None: -1 for each
-            number of a box, and `target_entropy_share` of a discrete choice.
+        target_entropy: in nats; of a box in units of half its width, of a "normal" in the action's own. None: -1 for
+            each number of a box, and `target_entropy_share` of a discrete choice.
         target_entropy_share: the part of the largest entropy, log of the number of legal actions, in [0, 1].
         random_env_steps: so many environment steps at the start of the run, actions are drawn from all alike.
         legal_mask_key: for a discrete choice: where the observation is a dict, the entry `[A]` that is nonzero for
@@ -147,7 +147,6 @@ class SACAlgorithm(Algorithm):
         super().__init__(observation_spec, action_spec)
         check_in_range("SACAlgorithm.discount", discount, 0.0, 1.0)
         check_in_range("SACAlgorithm.target_entropy_share", target_entropy_share, 0.0, 1.0)
-        check_at_least("SACAlgorithm.random_env_steps", random_env_steps, 0)
         if not 0.0 < initial_temperature < math.inf:
             raise ValueError(f"SACAlgorithm.initial_temperature is {initial_temperature}; expected a number above 0")
         if target_entropy is not None:
@@ -172,6 +171,7 @@ class SACAlgorithm(Algorithm):
         _check_critics(made, features.output_spec, action_spec)
         self.critic_side = CriticSide(features, made)
         self.target_side = copy.deepcopy(self.critic_side).requires_grad_(False)
+        _check_random(random_env_steps, action_spec)
         log_temperature = torch.tensor(math.log(initial_temperature))
         self.log_temperature = torch.nn.Parameter(log_temperature, requires_grad=learns_temperature)
         self._encoder_learns = any(True for _ in self.critic_side.encoder.parameters())  # type: ignore[attr-defined]
@@ -303,6 +303,16 @@ class SACAlgorithm(Algorithm):
 
 def _is_choice(action_spec: nest.Nest) -> bool:
     return isinstance(action_spec, BoundedTensorSpec) and action_spec.is_discrete and action_spec.shape == ()
+
+
+def _check_random(random_env_steps: int, action_spec: nest.Nest) -> None:
+    check_at_least("SACAlgorithm.random_env_steps", random_env_steps, 0)
+    bounds = [bound for spec in nest.leaves(action_spec) for bound in spec.bounds()]
+    if random_env_steps and not all(bool(bound.isfinite().all()) for bound in bounds):
+        raise ValueError(
+            f"SACAlgorithm.random_env_steps is {random_env_steps}, but no action can be drawn from all of {action_spec}"
+            ", which has no bounds; set random_env_steps = 0"
+        )
 
 
 def _check_critics(critics: torch.nn.Module, features_spec: nest.Nest, action_spec: nest.Nest) -> None:

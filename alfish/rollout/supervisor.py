@@ -24,7 +24,8 @@ class Supervisor:
 
     A worker first sends READY, then one answer to each message. It is lost when its process ends, which is noticed at
     once by whoever waits in `receive`, and within a second where `due` is asked; and when an answer takes longer than
-    the deadline. What it had sent before it was lost is handed out first, then RESTARTED.
+    the deadline. What it had sent before it was lost is handed out first, then RESTARTED; what is sent to it before
+    that is taken for meant for the one that was lost, and is lost too.
 
     Args:
         start: makes worker w, given its number and how often it was lost before.
@@ -57,6 +58,7 @@ class Supervisor:
         self._awaited = [0] * num_workers
         self._busy_since = [0.0] * num_workers
         self._was_ready = False
+        self._not_known: set[int] = set()  # those whose RESTARTED is still in the inbox
         self._inbox: collections.deque[tuple[int, tuple[Any, ...]]] = collections.deque()
         self._looked_at = 0.0
         self._lost = 0
@@ -80,7 +82,9 @@ class Supervisor:
         self._busy_since[worker] = time.monotonic()
 
     def send(self, worker: int, message: tuple[Any, ...]) -> None:
-        """Sends a message, which will be answered."""
+        """Sends a message, which will be answered; without effect if the worker was lost, see RESTARTED."""
+        if worker in self._not_known:
+            return
         if self._awaited[worker] == 0:
             self._busy_since[worker] = time.monotonic()
         self._awaited[worker] += 1
@@ -111,7 +115,10 @@ class Supervisor:
             self._look(min(left, _POLL_SECONDS))
             if not self._inbox and time.monotonic() >= end:
                 return None
-        return self._inbox.popleft()
+        number, message = self._inbox.popleft()
+        if message == RESTARTED:
+            self._not_known.discard(number)
+        return number, message
 
     def _look(self, seconds: float) -> None:
         waited_for = [worker.pipe for worker in self._workers.values()]
@@ -156,6 +163,7 @@ class Supervisor:
         logging.warning("%s %s; it is started again (%d of %d)", worker.name, why, self._lost, self._max_restarts)
         self.restarts[number] += 1
         self._start_one(number)
+        self._not_known.add(number)
         self._inbox.append((number, RESTARTED))
 
     def close(self, seconds: float = _CLOSE_SECONDS) -> None:
@@ -166,6 +174,8 @@ class Supervisor:
         """
         atexit.unregister(self.close)
         workers, self._workers = list(self._workers.values()), {}
+        self._inbox.clear()
+        self._not_known.clear()
         for worker in workers:
             worker.send(CLOSE)
         deadline = time.monotonic() + seconds

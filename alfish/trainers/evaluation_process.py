@@ -95,6 +95,8 @@ class EvaluationProcess:
 
     def start(self) -> None:
         """See EvaluationRunner."""
+        if self._supervisor.started:
+            return
         self._supervisor.start()
         if self._requests:
             self._send(self._requests[0])
@@ -170,8 +172,8 @@ class EvaluationProcess:
         self._left_out = int(state.get("left_out", 0))
 
     def close(self) -> None:
-        """See EvaluationRunner."""
-        self._supervisor.close()
+        """See EvaluationRunner. An evaluation that runs is given up soon: a checkpoint holds its request."""
+        self._supervisor.close(seconds=0.5)
 
 
 def answer_requests(

@@ -250,10 +250,19 @@ REFUSED = [
     ({"actor": FixedActor(OBSERVATION, BOX)}, "SACAlgorithm.actor is a FixedActor that is already built"),
     ({"critics": torch.nn.Identity}, "SACAlgorithm.critics makes a Identity whose num_critics is None"),
     ({"critics": OneCritic}, r"OneCritic returned .*\(2,\); expected Q of shape \(2, 1\)"),
+    (
+        {"action_spec": UNBOUNDED, "box_distribution": "normal", "random_env_steps": 9},
+        "SACAlgorithm.random_env_steps is 9, but no action can be drawn",
+    ),
     ({"action_spec": UNBOUNDED}, 'use box_distribution="normal"'),
     ({"action_spec": MIXED}, "gear: critics cannot read"),
     ({"action_spec": BoundedTensorSpec((2,), torch.int64, 0, 2)}, "the action: critics cannot read .* encode a mixed"),
 ]
+
+
+def test_a_box_without_bounds():
+    algorithm = make_sac(UNBOUNDED, by_hand=False, box_distribution="normal")
+    assert loss_of(algorithm, *random_rows(algorithm, 4)).loss.isfinite().all()
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED)

@@ -2,12 +2,11 @@
 
 import csv
 import functools
-import time
 
 import gin
 import pytest
 import torch
-from evaluation_parts import Dying, Raising, Slow, make_experiment
+from evaluation_parts import Dying, Held, Raising, make_experiment
 from trainer_parts import assert_same, closed_after_test
 
 from alfish.summary.csv_writer import CsvWriter
@@ -51,6 +50,23 @@ def make_trainer(folder, evaluation=EvaluationProcess, environment=None, **optio
     return trainer
 
 
+def held(folder):
+    """Environments that wait until the file `release` is in the folder."""
+    return functools.partial(Held, release=folder / "release")
+
+
+def pending_steps(trainer):
+    """At how many environment steps the pending evaluations were requested."""
+    return [request.progress[""].env_steps for request in trainer._evaluations._requests]
+
+
+def wait_for(finished):
+    """The first evaluations that come."""
+    while not (found := finished(wait=True)):
+        pass
+    return found
+
+
 def evaluations(folder):
     """Step and value of each metric of evaluations."""
     with open(folder / "metrics.csv", newline="") as file:
@@ -72,20 +88,20 @@ def test_the_results_and_the_best_weights_are_those_of_the_same_process(tmp_path
 def test_a_stopped_run_keeps_what_is_pending(tmp_path):
     whole = make_trainer(tmp_path / "whole")
     whole.train()
-    first = make_trainer(tmp_path / "parts", environment=Slow)
+    first = make_trainer(tmp_path / "parts", environment=held(tmp_path))
     assert first.train(stop_at_env_steps=80) is None
-    pending = [request.progress[""].env_steps for request in first._evaluations._requests]
-    assert pending
+    pending = pending_steps(first)
+    assert len(pending) == 2
     first.close()
     second = make_trainer(tmp_path / "parts")
-    assert [request.progress[""].env_steps for request in second._evaluations._requests] == pending
+    assert pending_steps(second) == pending
     assert second.train() is not None
     assert evaluations(tmp_path / "parts") == evaluations(tmp_path / "whole")
     assert_same(whole, second)
 
 
 def test_a_run_may_go_on_with_another_way_to_evaluate(tmp_path, caplog):
-    first = make_trainer(tmp_path, environment=Slow)
+    first = make_trainer(tmp_path, environment=held(tmp_path))
     first.train(stop_at_env_steps=80)
     first.close()
     with caplog.at_level("WARNING", logger="absl"):
@@ -114,31 +130,55 @@ def test_an_error_in_the_process_reaches_the_user(tmp_path):
 
 
 def test_slow_evaluations_are_left_out_but_not_the_last_one(tmp_path):
-    trainer = make_trainer(tmp_path, environment=Slow, max_waiting=1)
+    trainer = make_trainer(tmp_path, environment=held(tmp_path), max_waiting=1)
+    trainer.train(stop_at_env_steps=130)
+    # Requested at 30, 60, 90 and 120: the worker has the first; each of the others took the place of the one before.
+    first, waiting = pending_steps(trainer)
+    assert first < 60
+    assert waiting >= 120
+    assert trainer._evaluations.metrics()["left_out"] == 2
+    (tmp_path / "release").touch()
     assert trainer.train() is not None
-    steps = sorted({step for step, _, _ in evaluations(tmp_path)})
-    assert len(steps) < 5
-    assert steps[-1] == trainer.progress.env_steps
+    steps = {step for step, _, _ in evaluations(tmp_path)}
+    assert {first, trainer.progress.env_steps} <= steps
     assert trainer._evaluations.metrics()["left_out"] == 6 - len(steps)
 
 
 def test_a_stop_does_not_wait_for_the_last_evaluation(tmp_path):
-    trainer = make_trainer(tmp_path, environment=Slow)
+    trainer = make_trainer(tmp_path, environment=held(tmp_path))
     finished = trainer._evaluations.finished
 
     def stop_at_the_end(wait=False):
         if wait:
             trainer.request_stop()
-            time.sleep(1.0)  # one that was requested before is finished now
         return finished(wait)
 
     trainer._evaluations.finished = stop_at_the_end
     assert trainer.train() is None
     trainer.close()
+    (tmp_path / "release").touch()
     again = make_trainer(tmp_path)
     assert not again.finished
     assert again.train() is not None
     assert again.finished
+    assert len({step for step, _, _ in evaluations(tmp_path)}) == 6
+
+
+def test_an_earlier_evaluation_is_not_taken_for_the_last_one(tmp_path):
+    trainer = make_trainer(tmp_path)
+    finished = trainer._evaluations.finished
+
+    def stop_when_others_have_come(wait=False):
+        if not wait:
+            return []
+        trainer.request_stop()
+        return finished(True)[:0] + [earlier]
+
+    trainer.train(stop_at_env_steps=40)
+    (earlier,) = wait_for(finished)
+    trainer._evaluations.finished = stop_when_others_have_come
+    assert trainer.train() is None
+    assert not trainer.finished
 
 
 @pytest.mark.parametrize(
