@@ -58,7 +58,7 @@ class SharedWindows:
         Raises:
             ValueError: the GPU's driver refuses.
         """
-        code = int(torch.cuda.cudart().cudaHostRegister(self.block.data_ptr(), self.block.nbytes, 0))
+        code = int(torch.cuda.cudart().cudaHostRegister(self.block.data_ptr(), self.block.nbytes, 1))
         if code != 0:
             raise ValueError(
                 f"{self.block.nbytes / 2**20:.0f} MiB of windows cannot be pinned (CUDA error {code}); set "

@@ -61,7 +61,7 @@ class WorkerProcess:
         start_method: "forkserver" or "spawn"; None takes the first that there is.
 
     Raises:
-        ValueError: there is no such start method here.
+        ValueError: there is no such start method here, or the arguments cannot be pickled.
     """
 
     def __init__(
@@ -76,7 +76,15 @@ class WorkerProcess:
             context.set_forkserver_preload([main.__module__, *loaded])
         self.pipe, there = context.Pipe()
         self.process = context.Process(target=_run, args=(there, main, arguments), name=name)
-        self.process.start()
+        try:
+            self.process.start()
+        except (OSError, RuntimeError):
+            raise
+        except Exception as error:  # of whatever kind pickling raises
+            raise ValueError(
+                f"{name} cannot be told what to build ({error}); give a function or class of a module, nothing that is "
+                "defined inside a function"
+            ) from error
         there.close()
 
     def send(self, message: tuple[Any, ...]) -> None:

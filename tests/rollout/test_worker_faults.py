@@ -106,6 +106,13 @@ def test_parts_that_cannot_be_built_are_the_users_error():
         iterate(engine, algorithm, 0)
 
 
+def test_an_experiment_that_cannot_be_sent_is_refused():
+    engine, algorithm = make_engine(BY_NAME["background"].make)
+    engine._context = engine._context._replace(make_experiment=lambda: None)
+    with pytest.raises(ValueError, match="cannot be told what to build .*; give a function or class of a module"):
+        iterate(engine, algorithm, 0)
+
+
 def test_other_rows_than_the_learners_are_refused():
     engine, algorithm = make_engine(BY_NAME["background"].make)
     engine._context = engine._context._replace(make_experiment=Scripted(num_frames=3))
