@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -65,7 +65,7 @@ class BoundedTensorSpec(TensorSpec):
         Raises:
             ValueError: the spec is not a discrete scalar.
         """
-        if not self.is_discrete or self.shape != ():
+        if not is_choice(self):
             raise ValueError(f"{self} is not one discrete choice; expected an integer dtype and the shape ()")
         return int(self.maximum) - int(self.minimum) + 1  # type: ignore[arg-type]  # scalars have scalar bounds
 
@@ -75,6 +75,11 @@ class BoundedTensorSpec(TensorSpec):
             torch.as_tensor(self.minimum, dtype=self.dtype, device=device),
             torch.as_tensor(self.maximum, dtype=self.dtype, device=device),
         )
+
+
+def is_choice(spec: nest.Nest) -> TypeGuard[BoundedTensorSpec]:
+    """True for one discrete choice: a BoundedTensorSpec of integers with the shape `()`, and not a nest of them."""
+    return isinstance(spec, BoundedTensorSpec) and spec.is_discrete and spec.shape == ()
 
 
 def _compact(bound: np.ndarray | float) -> Bound:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from alfish.checks import check_at_least, check_in_range
+from alfish.checks import check_above, check_at_least, check_in_range, check_made
 
 
 @pytest.mark.parametrize("value", [1, 7, np.int64(1)])
@@ -51,3 +51,27 @@ def test_numbers_that_can_be_used(value, minimum, maximum):
 def test_numbers_that_cannot_be_used(value, bounds, message):
     with pytest.raises(ValueError, match=message):
         check_in_range("Thing.share", value, **bounds)
+
+
+@pytest.mark.parametrize("value", [1.0e-9, 3, np.float32(0.5)])
+def test_numbers_above(value):
+    check_above("Thing.width", value, 0.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1, math.nan, math.inf, "1", True, None])
+def test_numbers_not_above(value):
+    with pytest.raises(ValueError, match=f"^Thing.width is {value!r}; expected a finite number above 0$"):
+        check_above("Thing.width", value, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (dict, r"^Thing.part is the class dict; expected one of it: in a gin file, @Part\(\) with its parentheses$"),
+        (None, r"^Thing.part is None; expected, in a gin file, @Part\(\)$"),
+    ],
+)
+def test_what_is_not_made(value, message):
+    check_made("Thing.part", {}, True, "@Part()")
+    with pytest.raises(ValueError, match=message):
+        check_made("Thing.part", value, value is dict, "@Part()")

@@ -73,6 +73,8 @@ class Agent(Algorithm):
             )
         self.representation.use_acting_algorithm(self.algorithm, self._shown)
         self.on_policy = self.algorithm.on_policy
+        self.needs_replay = self.algorithm.needs_replay
+        self.burn_in = self.algorithm.burn_in
         self.gives_priorities = self.algorithm.gives_priorities
         self.trains_on_last_rows = self.algorithm.trains_on_last_rows
         self.acting_phase = self.algorithm.acting_phase

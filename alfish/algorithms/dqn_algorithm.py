@@ -1,7 +1,6 @@
 """Deep Q learning: Mnih et al., "Human-level control through deep reinforcement learning" (2015), and what followed."""
 
 import copy
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,17 +11,17 @@ from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.legal_masks import LegalMask, mask_if_any
 from alfish.algorithms.q_function import QFunction, make_q_function
-from alfish.checks import check_at_least, check_in_range
+from alfish.checks import check_above, check_at_least, check_in_range, check_made
 from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.networks.encoders import Encoder, IdentityEncoder
 from alfish.networks.q_network import QNetwork
-from alfish.ops.block_rows import bootstrap_rows, episode_end_rows, take_rows
+from alfish.ops.block_rows import bootstrap_rows, ends_at_newest, episode_end_rows, take_rows
 from alfish.ops.masking import masked_means
 from alfish.ops.off_policy_returns import double_q_target
 from alfish.ops.replay_priorities import max_mean_priority
 from alfish.ops.returns import bootstrapped_return
 from alfish.ops.schedules import Schedule, as_schedule
-from alfish.ops.target_updates import TargetUpdate
+from alfish.ops.target_updates import TargetUpdate, check_target_update
 from alfish.ops.value_losses import huber_loss, squared_error
 from alfish.ops.value_transforms import IdentityTransform, ValueTransform
 
@@ -84,7 +83,7 @@ class DQNAlgorithm(Algorithm):
         observation_spec: nest of TensorSpec.
         action_spec: one discrete choice of A.
         q_network: called with the `observation_spec` that the encoder gives and with `action_spec`, returns a module
-            that maps features with any leading axes to Q, `[..., A]`: `@QNetwork` or `@DuellingQNetwork`.
+            that maps features `[N, ...]` to Q, `[N, A]`: `@QNetwork` or `@DuellingQNetwork`.
         encoder: called with `observation_spec`, returns what stands before it; with memory, the algorithm is recurrent.
         discount: gamma, in [0, 1], for each environment step.
         num_steps: n of the n-step targets, at least 1. They are not corrected for the policy having changed.
@@ -111,6 +110,8 @@ class DQNAlgorithm(Algorithm):
         ValueError: the actions are not one discrete choice, an argument is out of its range, or parts do not fit.
     """
 
+    needs_replay = True
+
     def __init__(
         self,
         observation_spec: nest.Nest,
@@ -135,11 +136,13 @@ class DQNAlgorithm(Algorithm):
         self.legal_mask = LegalMask(legal_mask_key, observation_spec, action_spec, "DQNAlgorithm")
         check_in_range("DQNAlgorithm.discount", discount, 0.0, 1.0)
         check_in_range("DQNAlgorithm.max_priority_share", max_priority_share, 0.0, 1.0)
-        if huber_threshold is not None and not 0.0 < huber_threshold < math.inf:
-            raise ValueError(f"DQNAlgorithm.huber_threshold is {huber_threshold}; expected a number above 0, or None")
+        if huber_threshold is not None:
+            check_above("DQNAlgorithm.huber_threshold", huber_threshold, 0.0)
         check_at_least("DQNAlgorithm.num_steps", num_steps, 1)
         check_at_least("DQNAlgorithm.burn_in", burn_in, 0)
-        _check_called(target_update, value_transform)
+        check_target_update("DQNAlgorithm.target_update", target_update)
+        is_transform = hasattr(value_transform, "forward") and hasattr(value_transform, "inverse")
+        check_made("DQNAlgorithm.value_transform", value_transform, is_transform, "@SignedHyperbolicTransform()")
         self._is_recurrent = bool(nest.leaves(self.initial_state(1)))
         if burn_in and not self._is_recurrent:
             raise ValueError(
@@ -155,7 +158,7 @@ class DQNAlgorithm(Algorithm):
         self._huber_threshold = huber_threshold
         self._value_transform = value_transform
         self._max_priority_share = max_priority_share
-        self._burn_in = burn_in
+        self.burn_in = burn_in
         self._first_action = int(action_spec.minimum)
         self.gives_priorities = prioritized
 
@@ -204,8 +207,9 @@ class DQNAlgorithm(Algorithm):
             The T rows without the burn-in, and what `train_step` needs of them.
         """
         del rollout_info
-        num_rows = self._num_starts(root_inputs, batch_info)
-        end_row = episode_end_rows(root_inputs.is_last(), batch_info.position)
+        num_rows = root_inputs.reward.shape[1] - self._num_steps
+        is_last = root_inputs.is_last()
+        end_row = episode_end_rows(is_last, batch_info.position)
         last = bootstrap_rows(end_row, self._num_steps, num_rows)
         steps = last - torch.arange(num_rows, device=last.device)
         value = self._value_transform.inverse(self._bootstrap_value(root_inputs, batch_info.state, last))
@@ -216,17 +220,17 @@ class DQNAlgorithm(Algorithm):
         info = DQNTrainInfo(
             (batch_info.action[:, :num_rows] - self._first_action).long(),
             self._value_transform.forward(returns),
-            (steps > 0) | root_inputs.is_last()[:, :num_rows],
+            ~ends_at_newest(is_last, batch_info.position)[:, :num_rows],
         )
-        trained = slice(self._burn_in, num_rows)
+        trained = slice(self.burn_in, num_rows)
         inputs, info = nest.map_structure(lambda leaf: leaf[:, trained], (root_inputs, info))
-        if self._burn_in:
-            info = info._replace(state=self.online.state_after(root_inputs, batch_info.state, self._burn_in))
+        if self.burn_in:
+            info = info._replace(state=self.online.state_after(root_inputs, batch_info.state, self.burn_in))
         return inputs, info
 
     def train_step(self, inputs: TimeStep, state: nest.Nest, rollout_info: DQNTrainInfo) -> AlgStep:
         """Q of the actions now; `info` is a DQNLossInfo. Rows `[N]`, or with memory `[B, T]`."""
-        q_values = self.online(inputs, rollout_info.state if self._burn_in else state)
+        q_values = self.online(inputs, rollout_info.state if self.burn_in else state)
         q_value = q_values.gather(-1, rollout_info.action.unsqueeze(-1)).squeeze(-1)
         is_trained = rollout_info.is_known & ~inputs.is_last()
         return AlgStep((), state, DQNLossInfo(q_value, rollout_info.target, rollout_info.is_known, is_trained))
@@ -264,21 +268,6 @@ class DQNAlgorithm(Algorithm):
     def _to_environment(self, action: torch.Tensor) -> torch.Tensor:
         return (action + self._first_action).to(self.action_spec.dtype)
 
-    def _num_starts(self, root_inputs: TimeStep, batch_info: BatchInfo) -> int:
-        """T of a block, which the burn-in must not use up."""
-        if batch_info.position.shape != root_inputs.reward.shape:
-            raise ValueError(
-                "DQNAlgorithm was given a fresh window; expected blocks of a replay: bind Trainer.batch_source = "
-                "@ReplayBatches"
-            )
-        num_rows = root_inputs.reward.shape[1] - self._num_steps
-        if num_rows <= self._burn_in:
-            raise ValueError(
-                f"DQNAlgorithm.burn_in is {self._burn_in} and ReplayBatches.segment_length {num_rows}, which leaves no "
-                "row to train on; expected a segment that is longer than its burn-in"
-            )
-        return num_rows
-
     def _bootstrap_value(self, rows: TimeStep, state: nest.Nest, last: torch.Tensor) -> torch.Tensor:
         """The value `[B, T]` of the rows `last` `[B, T]`, as the network works on it."""
         ends = rows._replace(
@@ -309,15 +298,3 @@ def _epsilon_schedule(epsilon: float | Schedule) -> Schedule:
     if largest > 1.0:
         raise ValueError(f"DQNAlgorithm.epsilon rises to {largest}; expected 0 to 1 in the whole run")
     return schedule
-
-
-def _check_called(target_update: TargetUpdate, value_transform: ValueTransform) -> None:
-    for name, given, example in (
-        ("target_update", target_update, "@TargetUpdate()"),
-        ("value_transform", value_transform, "@SignedHyperbolicTransform()"),
-    ):
-        if isinstance(given, type):
-            raise ValueError(
-                f"DQNAlgorithm.{name} is the class {given.__name__}; expected one of it: in a gin file, {example} with "
-                "its parentheses"
-            )

@@ -5,7 +5,7 @@ import torch
 from alfish import nest
 from alfish.data_structures import TimeStep
 from alfish.ops.masking import mask_logits
-from alfish.specs import BoundedTensorSpec, TensorSpec
+from alfish.specs import TensorSpec, is_choice
 
 
 class LegalMask:
@@ -31,8 +31,11 @@ class LegalMask:
             return
         setting = f"{owner}.legal_mask_key is {key!r}"
         if not (isinstance(observation_spec, dict) and key in observation_spec):
-            raise ValueError(f"{setting}; expected a key of the observation, {observation_spec}")
-        if not (isinstance(action_spec, BoundedTensorSpec) and action_spec.is_discrete and action_spec.shape == ()):
+            raise ValueError(
+                f"{setting}; expected a key of the observation, {observation_spec}: name one, or if this algorithm sees "
+                f"the latents of an Agent, set Agent.legal_mask_key = {key!r} too"
+            )
+        if not is_choice(action_spec):
             raise ValueError(f"{setting}: only one discrete choice can be masked, and the action is {action_spec}")
         mask_spec, expected = observation_spec[key], (action_spec.num_values,)
         if not isinstance(mask_spec, TensorSpec) or mask_spec.shape != expected:

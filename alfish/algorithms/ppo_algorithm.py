@@ -1,6 +1,5 @@
 """Proximal policy optimisation: Schulman et al., "Proximal Policy Optimization Algorithms" (2017)."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.stochastic_policy import PolicyInfo, StochasticPolicy, split_window
-from alfish.checks import check_in_range
+from alfish.checks import check_above, check_in_range
 from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.networks.actor_critic import ActorCriticNetwork
 from alfish.networks.encoders import Encoder, IdentityEncoder
@@ -76,7 +75,8 @@ class PPOAlgorithm(Algorithm):
             that maps features `[N, ...]` to the parameters of the action distribution `[N, P]` and values `[N]`.
         discount: gamma, in [0, 1], for each environment step.
         gae_lambda: lambda of the advantage estimate, in [0, 1].
-        clip_ratio: epsilon of the surrogate objective, a number or a schedule over the run, above 0 at its start.
+        clip_ratio: epsilon of the surrogate objective, a number or a schedule over the run, above 0 at its start
+            and nowhere below 0.
         value_loss_weight: c1 of equation 9; the value loss has no factor 1/2.
         entropy_weight: c2 of equation 9, a number or a schedule over the run, nowhere below 0.
         normalize_advantage: to mean 0 and standard deviation 1 in each mini-batch, LAST rows left out.
@@ -119,13 +119,13 @@ class PPOAlgorithm(Algorithm):
         self._gae_lambda = gae_lambda
         self._value_loss_weight = value_loss_weight
         self._normalize_advantage = normalize_advantage
-        self._clip_schedule = as_schedule(clip_ratio, "PPOAlgorithm.clip_ratio")
+        self._clip_schedule = as_schedule(clip_ratio, "PPOAlgorithm.clip_ratio", minimum=0.0)
         self._entropy_schedule = as_schedule(entropy_weight, "PPOAlgorithm.entropy_weight", minimum=0.0)
         self.after_train_iter(Progress())
         bounds = {"clip_ratio, at the start of the run,": self._clip_ratio, "value_clip": value_clip}
         for name, bound in (bounds | {"target_kl": target_kl}).items():
-            if bound is not None and not 0.0 < bound < math.inf:
-                raise ValueError(f"PPOAlgorithm.{name} is {bound}; expected a number above 0")
+            if bound is not None:
+                check_above(f"PPOAlgorithm.{name}", bound, 0.0)
         self._value_clip = value_clip
         self._target_kl = target_kl
         self.may_stop_early = target_kl is not None
@@ -203,7 +203,8 @@ class PPOAlgorithm(Algorithm):
         """The loss of each row, LAST rows among them; they are left to the caller. `extra` holds means without them."""
         old = info.collected
         advantage = masked_normalize(old.advantage, info.is_valid) if self._normalize_advantage else old.advantage
-        log_ratio = info.log_prob - old.log_prob
+        # Of LAST rows, which answered no action, the ratio may overflow: a masked infinity still has a gradient of NaN.
+        log_ratio = torch.where(info.is_valid, info.log_prob - old.log_prob, 0.0)
         ratio = log_ratio.exp()
         policy_loss = clipped_surrogate_loss(ratio, advantage, self._clip_ratio)
         if self._value_clip is None:

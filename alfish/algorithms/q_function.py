@@ -6,10 +6,10 @@ import torch
 
 from alfish import nest
 from alfish.data_structures import TimeStep
-from alfish.networks.encoders import Encoder, unroll_rows
+from alfish.networks.encoders import Encoder, on_rows, unroll_rows
 from alfish.networks.network_checks import build_encoder, build_network, check_outputs
-from alfish.networks.preprocessing import episode_begins
-from alfish.specs import BoundedTensorSpec
+from alfish.networks.preprocessing import episode_begins, zeroed_state
+from alfish.specs import is_choice
 
 
 class QFunction(torch.nn.Module):
@@ -17,7 +17,7 @@ class QFunction(torch.nn.Module):
 
     Args:
         encoder: a module; see Encoder.
-        q_network: maps its features to Q, with any leading axes.
+        q_network: maps its features `[N, ...]` to Q, `[N, A]`.
     """
 
     def __init__(self, encoder: Encoder, q_network: torch.nn.Module):
@@ -27,7 +27,7 @@ class QFunction(torch.nn.Module):
 
     def forward(self, rows: TimeStep, state: nest.Nest) -> torch.Tensor:
         """Q, `[..., A]`, of rows as `unroll_rows` takes them."""
-        return self.q_network(unroll_rows(self.encoder, rows, state))
+        return on_rows(self.q_network, rows.step_type.ndim, unroll_rows(self.encoder, rows, state))
 
     def state_after(self, rows: TimeStep, state: nest.Nest, num_rows: int) -> nest.Nest:
         """The recurrent state `[B, ...]` behind the first rows of a block.
@@ -43,13 +43,8 @@ class QFunction(torch.nn.Module):
         begins = episode_begins(rows.is_first(), rows.is_last())
         for t in range(num_rows):
             observation = nest.map_structure(lambda leaf, t=t: leaf[:, t], rows.observation)
-            _, state = self.encoder.step(observation, _zeroed(state, begins[:, t]))
+            _, state = self.encoder.step(observation, zeroed_state(state, begins[:, t]))
         return state
-
-
-def _zeroed(state: nest.Nest, begins: torch.Tensor) -> nest.Nest:
-    """The state `[B, ...]`, zeroed where an episode begins."""
-    return nest.map_structure(lambda leaf: torch.where(begins.view(-1, *[1] * (leaf.ndim - 1)), 0.0, leaf), state)
 
 
 def make_q_function(
@@ -71,7 +66,7 @@ def make_q_function(
     Raises:
         ValueError: the actions are not one discrete choice, a part cannot be built, or they do not fit together.
     """
-    if not (isinstance(action_spec, BoundedTensorSpec) and action_spec.is_discrete and action_spec.shape == ()):
+    if not is_choice(action_spec):
         raise ValueError(
             f"{owner} compares the values of all actions, and the action is {action_spec}; expected one discrete choice"
             " (a BoundedTensorSpec of integers with the shape ()): take an algorithm with a policy, such as "

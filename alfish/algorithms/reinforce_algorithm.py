@@ -3,7 +3,6 @@
 Williams, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning" (1992).
 """
 
-import math
 from collections.abc import Callable
 
 import gin
@@ -13,7 +12,7 @@ from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.policy_gradient import LossWeights, PolicyLossInfo, PolicyTargets, weighted_policy_loss
 from alfish.algorithms.stochastic_policy import PolicyInfo, StochasticPolicy, split_window
-from alfish.checks import check_in_range
+from alfish.checks import check_above, check_in_range
 from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.networks.actor_critic import ActorCriticNetwork
 from alfish.networks.encoders import Encoder, IdentityEncoder
@@ -70,10 +69,7 @@ class ReinforceAlgorithm(Algorithm):
         super().__init__(observation_spec, action_spec)
         check_in_range("ReinforceAlgorithm.discount", discount, 0.0, 1.0)
         check_in_range("ReinforceAlgorithm.value_loss_weight", value_loss_weight, 0.0)
-        if not 0.0 < max_importance_weight < math.inf:
-            raise ValueError(
-                f"ReinforceAlgorithm.max_importance_weight is {max_importance_weight}; expected a number above 0"
-            )
+        check_above("ReinforceAlgorithm.max_importance_weight", max_importance_weight, 0.0)
         self._discount = discount
         self._entropy_schedule = as_schedule(entropy_weight, "ReinforceAlgorithm.entropy_weight", minimum=0.0)
         self._weights = LossWeights(value_loss_weight, self._entropy_schedule(0.0), normalize_advantage)
@@ -95,6 +91,7 @@ class ReinforceAlgorithm(Algorithm):
         return RowsNeeded(future=1, future_observations=1)
 
     def initial_state(self, batch_size: int) -> nest.Nest:
+        """The encoder's."""
         return self.policy.initial_state(batch_size)
 
     def predict_step(self, time_step: TimeStep, state: nest.Nest) -> AlgStep:

@@ -14,20 +14,28 @@ import torch
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.legal_masks import LegalMask
-from alfish.algorithms.soft_policies import SoftBoxPolicy, SoftDiscretePolicy, SoftPolicy, detached
-from alfish.checks import check_at_least, check_in_range
+from alfish.algorithms.soft_policies import (
+    Expected,
+    SoftBoxPolicy,
+    SoftDiscretePolicy,
+    SoftPolicy,
+    Trained,
+    detached,
+)
+from alfish.checks import check_above, check_at_least, check_in_range
 from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.networks.actor import ActorNetwork
 from alfish.networks.critics import CriticsNetwork
-from alfish.networks.encoders import Encoder, IdentityEncoder, unroll_rows
+from alfish.networks.encoders import Encoder, IdentityEncoder, on_rows, unroll_rows
 from alfish.networks.network_checks import build_encoder, build_network, check_outputs
+from alfish.ops.block_rows import ends_at_newest
 from alfish.ops.distributions import BoxDistribution
 from alfish.ops.masking import masked_means
 from alfish.ops.off_policy_returns import one_step_target, soft_value
 from alfish.ops.policy_losses import soft_actor_loss, temperature_loss
-from alfish.ops.target_updates import TargetUpdate
+from alfish.ops.target_updates import TargetUpdate, check_target_update
 from alfish.ops.value_losses import squared_error
-from alfish.specs import BoundedTensorSpec
+from alfish.specs import is_choice
 
 
 class SACInfo(NamedTuple):
@@ -80,7 +88,7 @@ class CriticSide(torch.nn.Module):
 
     Args:
         encoder: from observations to features.
-        critics: from features, and the actions of boxes, to `[..., C]`, or `[..., C, A]`.
+        critics: from features, and the actions of boxes, to `[N, C]`, or `[N, C, A]`.
     """
 
     def __init__(self, encoder: Encoder, critics: torch.nn.Module):
@@ -100,9 +108,9 @@ class SACAlgorithm(Algorithm):
         observation_spec: nest of TensorSpec.
         action_spec: a box or a nest of boxes, or one discrete choice.
         actor: called with the `observation_spec` that the encoder gives, `action_spec` and, for boxes,
-            `box_distribution`; returns a module from features `[..., *]` to parameters of the policy, `[..., P]`.
+            `box_distribution`; returns a module from features `[N, ...]` to parameters of the policy, `[N, P]`.
         critics: called with `observation_spec` likewise and `action_spec`; returns a module from features and actions
-            to `[..., C]`, or for a discrete choice from features to `[..., C, A]`.
+            to `[N, C]`, or for a discrete choice from features to `[N, C, A]`.
         encoder: called with `observation_spec`, returns what stands before both. The critics train it, the policy reads
             its features. With memory, the algorithm is recurrent.
         box_distribution: the family of a box policy: "squashed_normal", "beta" or "normal".
@@ -127,6 +135,8 @@ class SACAlgorithm(Algorithm):
         ValueError: the actions are of another kind, an argument is out of its range, or parts do not fit.
     """
 
+    needs_replay = True
+
     def __init__(
         self,
         observation_spec: nest.Nest,
@@ -147,21 +157,16 @@ class SACAlgorithm(Algorithm):
         super().__init__(observation_spec, action_spec)
         check_in_range("SACAlgorithm.discount", discount, 0.0, 1.0)
         check_in_range("SACAlgorithm.target_entropy_share", target_entropy_share, 0.0, 1.0)
-        if not 0.0 < initial_temperature < math.inf:
-            raise ValueError(f"SACAlgorithm.initial_temperature is {initial_temperature}; expected a number above 0")
+        check_above("SACAlgorithm.initial_temperature", initial_temperature, 0.0)
         if target_entropy is not None:
             check_in_range("SACAlgorithm.target_entropy", target_entropy)
-        if not isinstance(target_update, TargetUpdate):
-            raise ValueError(
-                f"SACAlgorithm.target_update is {target_update!r}; expected, in a gin file, @TargetUpdate() with its "
-                "parentheses"
-            )
+        check_target_update("SACAlgorithm.target_update", target_update)
         self._legal = LegalMask(legal_mask_key, observation_spec, action_spec, "SACAlgorithm")
         features = build_encoder("SACAlgorithm.encoder", encoder, observation_spec)
         self._policy: SoftPolicy
         arguments = {"observation_spec": features.output_spec, "action_spec": action_spec}
         made = build_network("SACAlgorithm.critics", critics, **arguments)
-        if _is_choice(action_spec):
+        if is_choice(action_spec):
             self._policy = SoftDiscretePolicy(action_spec, target_entropy, target_entropy_share)
             self.actor = build_network("SACAlgorithm.actor", actor, **arguments)
         else:
@@ -226,26 +231,19 @@ class SACAlgorithm(Algorithm):
             The first T rows, and what `train_step` needs of them.
         """
         del rollout_info
-        if batch_info.position.shape != root_inputs.reward.shape:
-            raise ValueError(
-                "SACAlgorithm was given a fresh window; expected blocks of a replay: bind Trainer.batch_source = "
-                "@ReplayBatches"
-            )
-        position = batch_info.position
         next_rows = nest.map_structure(lambda leaf: leaf[:, 1:], root_inputs)
         target = one_step_target(
             next_rows.reward, next_rows.discount, self._next_value(root_inputs, next_rows, batch_info), self._discount
         )
         inputs, action = nest.map_structure(lambda leaf: leaf[:, :-1], (root_inputs, batch_info.action))
-        return inputs, SACTrainInfo(action, target, position[:, 1:] != position[:, :-1])
+        return inputs, SACTrainInfo(action, target, ~ends_at_newest(root_inputs.is_last(), batch_info.position))
 
     def train_step(self, inputs: TimeStep, state: nest.Nest, rollout_info: SACTrainInfo) -> AlgStep:
         """Q of the actions and what the policy expects now; `info` is a SACLossInfo. Rows `[N]`, or `[B, T]`."""
         features = unroll_rows(self.critic_side.encoder, inputs, state)
         legal = self._legal.read(inputs)
-        parameters = self.actor(detached(features) if self._encoder_learns else features)
-        q_taken, expected = self._policy.learn(
-            parameters, self.critic_side.critics, features, rollout_info.action, legal
+        q_taken, expected = on_rows(
+            self._learn, inputs.step_type.ndim, features, rollout_info.action, *([] if legal is None else [legal])
         )
         wanted = self._policy.target_entropy(legal)
         target_entropy: nest.Nest = wanted if isinstance(wanted, torch.Tensor) else ()
@@ -295,14 +293,21 @@ class SACAlgorithm(Algorithm):
 
         features = seen(self.critic_side.encoder)
         target_features = seen(self.target_side.encoder) if self._encoder_learns else features
-        expected = self._policy.expect(
-            self.actor(features), self.target_side.critics, target_features, self._legal.read(next_rows)
-        )
+        legal = self._legal.read(next_rows)
+        masks = [] if legal is None else [legal]
+        expected = on_rows(self._expect_of_target, 2, features, target_features, *masks)
         return soft_value(expected.q_value, expected.log_prob, self.log_temperature.exp())
 
+    def _learn(self, features: nest.Nest, action: nest.Nest, legal: torch.Tensor | None = None) -> Trained:
+        """What a training step needs of rows `[N]`."""
+        parameters = self.actor(detached(features) if self._encoder_learns else features)
+        return self._policy.learn(parameters, self.critic_side.critics, features, action, legal)
 
-def _is_choice(action_spec: nest.Nest) -> bool:
-    return isinstance(action_spec, BoundedTensorSpec) and action_spec.is_discrete and action_spec.shape == ()
+    def _expect_of_target(
+        self, features: nest.Nest, target_features: nest.Nest, legal: torch.Tensor | None = None
+    ) -> Expected:
+        """What the policy expects of rows `[N]` by the target critics."""
+        return self._policy.expect(self.actor(features), self.target_side.critics, target_features, legal)
 
 
 def _check_random(random_env_steps: int, action_spec: nest.Nest) -> None:
@@ -323,7 +328,7 @@ def _check_critics(critics: torch.nn.Module, features_spec: nest.Nest, action_sp
             f"SACAlgorithm.critics makes a {type(critics).__name__} whose num_critics is {num_critics}; expected how "
             "many values it gives for a row and an action, at least 1"
         )
-    if _is_choice(action_spec):
+    if is_choice(action_spec):
         check_outputs(critics, (features_spec,), {"Q": (num_critics, action_spec.num_values)})
     else:
         check_outputs(critics, (features_spec, action_spec), {"Q": (num_critics,)})

@@ -14,7 +14,7 @@ from alfish.ops.distributions import BoxDistribution, ReparameterizedDistributio
 from alfish.specs import BoundedTensorSpec
 
 Critics = Callable[..., torch.Tensor]
-"""From features, and the actions of boxes, to values of C critics: `[..., C]`; of a discrete choice `[..., C, A]`."""
+"""From features, and the actions of boxes, to values of C critics: `[N, C]`; of a discrete choice `[N, C, A]`."""
 
 
 class Expected(NamedTuple):

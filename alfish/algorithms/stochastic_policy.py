@@ -9,7 +9,7 @@ import torch
 from alfish import nest, specs
 from alfish.algorithms.legal_masks import LegalMask, mask_if_any
 from alfish.data_structures import AlgStep, BatchInfo, StepType, TimeStep
-from alfish.networks.encoders import Encoder, unroll_rows
+from alfish.networks.encoders import Encoder, on_rows, unroll_rows
 from alfish.networks.network_checks import build_encoder, build_network, check_outputs
 from alfish.ops.distributions import BoxDistribution, make_action_distribution
 
@@ -120,13 +120,7 @@ class StochasticPolicy(torch.nn.Module):
         Returns:
             Parameters `[..., P]`, where illegal actions have no probability, and values `[...]` or `()`.
         """
-        features = unroll_rows(self.encoder, rows, state)
-        outer = rows.step_type.shape
-        if len(outer) > 1:  # a network need not know of time
-            features = nest.map_structure(lambda leaf: leaf.flatten(0, len(outer) - 1), features)
-        parameters, value = self._outputs(features)
-        if len(outer) > 1:
-            parameters, value = nest.map_structure(lambda leaf: leaf.unflatten(0, outer), (parameters, value))
+        parameters, value = on_rows(self._outputs, rows.step_type.ndim, unroll_rows(self.encoder, rows, state))
         return mask_if_any(parameters, self._legal.read(rows)), value
 
     def evaluate(self, rows: TimeStep, state: nest.Nest, sample: nest.Nest) -> Evaluation:
@@ -145,16 +139,14 @@ class StochasticPolicy(torch.nn.Module):
 
 
 class Collected(NamedTuple):
-    """A window as the policy-gradient algorithms read it: `[B, T]`, and T+1 rows where it is said.
+    """A window as the policy-gradient algorithms read it, `[B, T]`.
 
     Attributes:
-        rows: `[B, T+1]`.
-        inputs: the first T rows.
+        inputs: the rows, without the one behind the window.
         sample: of the action, before it was clipped.
         log_prob: log mu of it.
     """
 
-    rows: TimeStep
     inputs: TimeStep
     sample: nest.Nest
     log_prob: torch.Tensor
@@ -168,7 +160,7 @@ def split_window(
     inputs, info, action = nest.map_structure(
         lambda leaf: leaf[:, :num_rows], (root_inputs, rollout_info, batch_info.action)
     )
-    return Collected(root_inputs, inputs, info.sample if policy.distribution.clips else action, info.log_prob)
+    return Collected(inputs, info.sample if policy.distribution.clips else action, info.log_prob)
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:

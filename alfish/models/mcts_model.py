@@ -7,7 +7,7 @@ import torch
 from alfish import nest
 from alfish.ops.sampled_policies import SampledPolicy
 from alfish.ops.scalar_supports import ScalarSupport
-from alfish.specs import BoundedTensorSpec
+from alfish.specs import is_choice
 
 
 class Dynamics(NamedTuple):
@@ -149,6 +149,6 @@ def num_discrete_actions(owner: str, action_spec: nest.Nest) -> int:
     Raises:
         ValueError: the action is not one discrete choice.
     """
-    if not isinstance(action_spec, BoundedTensorSpec) or not action_spec.is_discrete or action_spec.shape != ():
+    if not is_choice(action_spec):
         raise ValueError(f"{owner} needs one discrete action (a Discrete space), not {action_spec}")
     return action_spec.num_values

@@ -12,7 +12,7 @@ from alfish import nest
 from alfish.checks import check_at_least
 from alfish.networks.dense_layers import relu_layers, takes_fast_path
 from alfish.networks.mlp import ACTIVATIONS, MLP, Activation, ObservationFlattener, largest_relu_layer
-from alfish.specs import BoundedTensorSpec
+from alfish.specs import BoundedTensorSpec, is_choice
 
 
 @gin.configurable
@@ -49,10 +49,8 @@ class CriticsNetwork(torch.nn.Module):
         check_at_least("CriticsNetwork.num_critics", num_critics, 1)
         self.num_critics = num_critics
         self._flatten = ObservationFlattener(observation_spec)
-        self._is_discrete = (
-            isinstance(action_spec, BoundedTensorSpec) and action_spec.is_discrete and action_spec.shape == ()
-        )
-        if self._is_discrete:
+        self._is_discrete = is_choice(action_spec)
+        if is_choice(action_spec):
             sizes, num_outputs = self._flatten.size, action_spec.num_values
         else:
             self._action = ActionVector(action_spec)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional
 
 _LARGE = 2**22
-"""Multiplications of one layer from which on it is worth while."""
+"""Multiplications of one product from which on it is worth while."""
 
 
 def takes_fast_path(inputs: torch.Tensor, largest_layer: int) -> bool:
@@ -47,29 +48,23 @@ def relu_layers(
     """
     # Rows that lie apart, as a slice of a block does, would be taken by a path that is fifty times as slow.
     rows = inputs.flatten(0, -2).contiguous()
-    outputs: torch.Tensor = _ReluLayers.apply(rows, num_hidden, *weights, *biases)
+    if torch.is_grad_enabled():
+        outputs: torch.Tensor = _ReluLayers.apply(rows, num_hidden, *weights, *biases)
+    else:
+        outputs, _ = _forward(rows, num_hidden, (*weights, *biases))
     return outputs.unflatten(0, inputs.shape[:-1])
 
 
 class _ReluLayers(torch.autograd.Function):
-    """The layers and their gradients as products of oneDNN, without a node of the graph for each."""
+    """The layers and their gradients, without a node of the graph for each; small products are torch's own."""
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, num_hidden: int, *parameters: torch.Tensor) -> torch.Tensor:
-        num_layers = len(parameters) // 2
-        members = list(zip(*(_members(leaf, 3 - k // num_layers) for k, leaf in enumerate(parameters)), strict=True))
-        seen = [inputs]
-        outputs = []
-        for member in members:
-            hidden = inputs
-            for k in range(num_layers):
-                hidden = _product(hidden, member[k], member[num_layers + k], k < num_hidden)
-                seen.append(hidden)
-            outputs.append(hidden)
+        outputs, seen = _forward(inputs, num_hidden, parameters)
         ctx.num_hidden = num_hidden
-        ctx.num_layers = num_layers
-        ctx.save_for_backward(*parameters[:num_layers], *seen)
-        return torch.stack(outputs, dim=1) if parameters[0].ndim == 3 else outputs[0]
+        ctx.num_layers = len(parameters) // 2
+        ctx.save_for_backward(*parameters[: ctx.num_layers], inputs, *seen)
+        return outputs
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -80,7 +75,7 @@ class _ReluLayers(torch.autograd.Function):
         is_stacked = weights[0].ndim == 3
         gradients: list[list[torch.Tensor]] = [[] for _ in needed]
         of_inputs = None
-        for c, member in enumerate(zip(*(_members(weight, 3) for weight in weights), strict=True)):
+        for c, member in enumerate(_by_member(weights, 3)):
             flowing = (gradient[:, c] if is_stacked else gradient).contiguous()
             for k in reversed(range(num_layers)):
                 if k < num_hidden:
@@ -98,8 +93,28 @@ class _ReluLayers(torch.autograd.Function):
         return of_inputs, None, *joined
 
 
-def _members(leaf: torch.Tensor, stacked_axes: int) -> Sequence[torch.Tensor]:
-    return leaf.unbind() if leaf.ndim == stacked_axes else (leaf,)
+def _forward(
+    inputs: torch.Tensor, num_hidden: int, parameters: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The outputs, and the output of every layer of every member."""
+    num_layers = len(parameters) // 2
+    weights, biases = _by_member(parameters[:num_layers], 3), _by_member(parameters[num_layers:], 2)
+    seen = []
+    outputs = []
+    for member in zip(weights, biases, strict=True):
+        hidden = inputs
+        for k, (weight, bias) in enumerate(zip(*member, strict=True)):
+            hidden = _layer(hidden, weight, bias, k < num_hidden)
+            seen.append(hidden)
+        outputs.append(hidden)
+    return torch.stack(outputs, dim=1) if parameters[0].ndim == 3 else outputs[0], seen
+
+
+def _by_member(leaves: Sequence[torch.Tensor], stacked_axes: int) -> Sequence[Sequence[torch.Tensor]]:
+    """The tensors of each of C stacks, or of the only one."""
+    if leaves[0].ndim < stacked_axes:
+        return [leaves]
+    return list(zip(*(leaf.unbind() for leaf in leaves), strict=True))
 
 
 def _joined(gradients: list[torch.Tensor], is_stacked: bool) -> torch.Tensor | None:
@@ -108,10 +123,25 @@ def _joined(gradients: list[torch.Tensor], is_stacked: bool) -> torch.Tensor | N
     return torch.stack(gradients) if is_stacked else gradients[0]
 
 
-def _product(
+def _layer(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, rectified: bool) -> torch.Tensor:
+    if rows.shape[0] * weight.numel() >= _LARGE:
+        return _onednn(rows, weight, bias, rectified)
+    product = torch.nn.functional.linear(rows, weight, bias)
+    return torch.relu_(product) if rectified else product
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`left @ right.T`, of rows or columns that lie together."""
+    if left.shape[0] * right.numel() >= _LARGE:
+        return _onednn(left, right)
+    # With the narrow one on the left, MKL is several times as fast.
+    return right.mm(left.t()).t() if right.shape[0] < left.shape[0] else left.mm(right.t())
+
+
+def _onednn(
     left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None, rectified: bool = False
 ) -> torch.Tensor:
-    """`left @ right.T + bias`, of rows or columns that lie together: what torch's compiler makes of a linear layer."""
+    """`left @ right.T + bias`: what torch's compiler makes of a linear layer."""
     attribute = "relu" if rectified else "none"
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, attribute, [], "")
     return product
@@ -119,7 +149,7 @@ def _product(
 
 @functools.cache
 def _onednn_is_faster() -> bool:
-    """Whether this is a processor with AVX-512 on which MKL does without it, and torch has what `_product` calls."""
+    """Whether this is a processor with AVX-512 on which MKL does without it, and torch has what `_onednn` calls."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
@@ -129,6 +159,6 @@ def _onednn_is_faster() -> bool:
         return False
     ones = torch.ones(2, 2)
     try:
-        return torch.equal(_product(ones, ones, -ones[0], True), ones)
+        return torch.equal(_onednn(ones, ones, -ones[0], True), ones)
     except (AttributeError, RuntimeError):  # not a part of torch's documented interface: another version may lack it
         return False

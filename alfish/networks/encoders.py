@@ -1,7 +1,7 @@
 """What stands between an observation and the heads of an algorithm: features, with or without memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import gin
@@ -119,6 +119,24 @@ class MLPEncoder(torch.nn.Module):
         """See Encoder."""
         del state, begins
         return self._layers(self._flatten(observation))
+
+
+def on_rows(network: Callable[..., nest.Nest], num_axes: int, *inputs: nest.Nest) -> nest.Nest:
+    """What a network that need not know of time says of rows with any leading axes.
+
+    Args:
+        network: maps rows `[N, ...]` to a nest of tensors `[N, ...]`.
+        num_axes: how many leading axes the rows have, at least 1.
+        *inputs: nests of tensors, what it is called with, all with the same leading axes.
+
+    Returns:
+        Its nest, with these leading axes.
+    """
+    if num_axes == 1:
+        return network(*inputs)
+    outer = nest.leaves(inputs)[0].shape[:num_axes]
+    returned = network(*nest.map_structure(lambda leaf: leaf.flatten(0, num_axes - 1), inputs))
+    return nest.map_structure(lambda leaf: leaf.unflatten(0, outer), returned)
 
 
 def unroll_rows(encoder: Encoder, rows: TimeStep, state: nest.Nest) -> nest.Nest:

@@ -7,6 +7,8 @@ import torch
 
 from alfish import nest, specs
 from alfish.networks.encoders import Encoder
+from alfish.networks.preprocessing import zeroed_state
+from alfish.specs import BoundedTensorSpec, TensorSpec
 
 _NUM_ROWS, _NUM_STEPS = 2, 3
 
@@ -72,7 +74,8 @@ def build_encoder(setting: str, make: Callable[..., Encoder], observation_spec: 
         observation_spec: nest of TensorSpec.
 
     Raises:
-        ValueError: `make` makes no encoder, or its features are not as its `output_spec` says.
+        ValueError: `make` makes no encoder, its features are not as its `output_spec` says, its initial state is not
+            zeros, it needs an axis of time without having a memory, or `step` and `unroll` do not agree.
     """
     encoder: Any = build_network(setting, make, observation_spec=observation_spec)  # type: ignore[arg-type]
     name = type(encoder).__name__
@@ -82,18 +85,78 @@ def build_encoder(setting: str, make: Callable[..., Encoder], observation_spec: 
     training = encoder.training
     encoder.eval()
     with torch.no_grad():
-        state = encoder.initial_state(_NUM_ROWS)
-        row, next_state = encoder.step(specs.zeros(observation_spec, (_NUM_ROWS,)), state)
-        begins = torch.zeros(_NUM_ROWS, _NUM_STEPS, dtype=torch.bool) if nest.leaves(state) else ()
-        block = encoder.unroll(specs.zeros(observation_spec, (_NUM_ROWS, _NUM_STEPS)), state, begins)
+        _try_encoder(encoder, _any_observations(observation_spec))
     encoder.train(training)
-    nest.check_same_structure(state, next_state, f"{name}.step's next state, beside that of initial_state")
-    for hook, features, outer in (("step", row, (_NUM_ROWS,)), ("unroll", block, (_NUM_ROWS, _NUM_STEPS))):
-        nest.check_same_structure(encoder.output_spec, features, f"{name}.{hook}")
-        for spec, leaf in zip(nest.leaves(encoder.output_spec), nest.leaves(features), strict=True):
-            if tuple(leaf.shape) != (*outer, *spec.shape):
-                raise ValueError(
-                    f"{name}.{hook} returned features of shape {tuple(leaf.shape)} for {outer} rows; its output_spec "
-                    f"{spec} says {(*outer, *spec.shape)}"
-                )
     return encoder
+
+
+def _try_encoder(encoder: Any, observation: nest.Nest) -> None:
+    name, state = type(encoder).__name__, encoder.initial_state(_NUM_ROWS)
+    if any(bool(leaf.any()) for leaf in nest.leaves(state)):
+        raise ValueError(
+            f"{name}.initial_state is not zeros; expected zeros, which a block sets the state to where an episode begins"
+            ": add what an episode should begin with inside of step and unroll"
+        )
+    begins = torch.zeros(_NUM_ROWS, _NUM_STEPS, dtype=torch.bool)
+    begins[1, 1] = True
+    block = _unrolled(encoder, observation, state, begins, (_NUM_ROWS, _NUM_STEPS))
+    first = nest.map_structure(lambda leaf: leaf[:, 0], observation)
+    if not nest.leaves(state):
+        _unrolled(encoder, first, (), (), (_NUM_ROWS,))
+    for t in range(_NUM_STEPS):
+        state = zeroed_state(state, begins[:, t])
+        features, next_state = encoder.step(nest.map_structure(lambda leaf, t=t: leaf[:, t], observation), state)
+        nest.check_same_structure(state, next_state, f"{name}.step's next state, beside that of initial_state")
+        _check_features(encoder, "step", features, (_NUM_ROWS,))
+        unrolled = nest.map_structure(lambda leaf, t=t: leaf[:, t], block)
+        if not all(map(_is_close, nest.leaves(features), nest.leaves(unrolled))):
+            raise ValueError(
+                f"{name}.step and {name}.unroll give different features of the same rows, row {t} of a block; expected "
+                "the same: what is acted on must be what is trained on, with the state zeroed where an episode begins"
+            )
+        state = next_state
+
+
+def _unrolled(encoder: Any, observation: nest.Nest, state: nest.Nest, begins: nest.Nest, outer: tuple[int, ...]) -> Any:
+    try:
+        features = encoder.unroll(observation, state, begins if nest.leaves(state) else ())
+    except (IndexError, RuntimeError) as error:
+        raise ValueError(
+            f"{type(encoder).__name__}.unroll cannot read {outer} rows: {error}; expected rows with any leading axes, or "
+            "of an encoder with a memory [B, T]"
+        ) from error
+    _check_features(encoder, "unroll", features, outer)
+    return features
+
+
+def _check_features(encoder: Any, hook: str, features: nest.Nest, outer: tuple[int, ...]) -> None:
+    name = type(encoder).__name__
+    nest.check_same_structure(encoder.output_spec, features, f"{name}.{hook}")
+    for spec, leaf in zip(nest.leaves(encoder.output_spec), nest.leaves(features), strict=True):
+        if tuple(leaf.shape) != (*outer, *spec.shape):
+            raise ValueError(
+                f"{name}.{hook} returned features of shape {tuple(leaf.shape)} for {outer} rows; its output_spec "
+                f"{spec} says {(*outer, *spec.shape)}"
+            )
+
+
+def _any_observations(observation_spec: nest.Nest) -> nest.Nest:
+    """A block of observations that differ, as far as bounds say what they may be; the run's random numbers stay."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(spec: TensorSpec) -> torch.Tensor:
+        zeros = spec.zeros((_NUM_ROWS, _NUM_STEPS))
+        if spec.dtype.is_floating_point:
+            drawn = zeros.normal_(generator=generator)
+            return drawn.clamp(*spec.bounds()) if isinstance(spec, BoundedTensorSpec) else drawn
+        if not isinstance(spec, BoundedTensorSpec):
+            return zeros
+        return torch.where(torch.rand(zeros.shape, generator=generator) < 0.5, *spec.bounds())
+
+    return nest.map_structure(draw, observation_spec)
+
+
+def _is_close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return torch.allclose(one, other, rtol=1.0e-2, atol=1.0e-3, equal_nan=True)

@@ -133,3 +133,13 @@ def episode_begins(is_first: torch.Tensor, is_last: torch.Tensor) -> torch.Tenso
     begins = is_first.clone()
     begins[:, 1:] |= is_last[:, :-1]
     return begins
+
+
+def zeroed_state(state: nest.Nest, begins: torch.Tensor) -> nest.Nest:
+    """A recurrent state `[B, ...]` before a row, zeroed where the row is the first of its episode.
+
+    Args:
+        state: nest of `[B, ...]`.
+        begins: `[B]` bool.
+    """
+    return nest.map_structure(lambda leaf: leaf.masked_fill(begins.view(-1, *[1] * (leaf.ndim - 1)), 0), state)

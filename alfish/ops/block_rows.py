@@ -13,13 +13,40 @@ def episode_end_rows(is_last: torch.Tensor, position: torch.Tensor) -> torch.Ten
     Returns:
         `[B, L]` int64, numbers of rows in the block. The block's last row counts as an end.
     """
-    length = is_last.shape[1]
     ends = is_last.clone()
     ends[:, :-1] |= position[:, 1:] == position[:, :-1]
-    ends[:, -1] = True
-    rows = torch.arange(length, device=is_last.device)
-    # The nearest end at or after a row is the running minimum from the right.
-    return torch.where(ends, rows, length).flip(1).cummin(dim=1).values.flip(1)
+    return nearest_end_rows(ends)
+
+
+def nearest_end_rows(ends: torch.Tensor) -> torch.Tensor:
+    """For each row of a block the nearest row at or after it that is an end.
+
+    Args:
+        ends: `[B, L]` bool.
+
+    Returns:
+        `[B, L]` int64, numbers of rows in the block. The block's last row counts as an end.
+    """
+    last = ends.shape[1] - 1
+    rows = torch.arange(last + 1, device=ends.device)
+    # It is the running minimum from the right.
+    return torch.where(ends, rows, last).flip(1).cummin(dim=1).values.flip(1)
+
+
+def ends_at_newest(is_last: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """True where a row is the newest one that is stored, of an episode that goes on.
+
+    The block repeats it, but from it to itself there is no transition: what its action led to is not stored yet. There
+    is no target for it, and what the rows before it read ahead ends here, with its value.
+
+    Args:
+        is_last: `[B, L]` bool.
+        position: `[B, L]` int64, see BatchInfo: it repeats behind the newest stored row.
+
+    Returns:
+        `[B, L-1]` bool, of all rows that the block holds a row after.
+    """
+    return (position[:, 1:] == position[:, :-1]) & ~is_last[:, :-1]
 
 
 def bootstrap_rows(end_row: torch.Tensor, horizon: int | torch.Tensor, num_rows: int) -> torch.Tensor:

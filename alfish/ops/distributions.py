@@ -17,7 +17,7 @@ from alfish.ops.beta_distribution import BetaDistribution
 from alfish.ops.box_distributions import DiagonalNormal, SquashedNormal
 from alfish.ops.categorical_distributions import Categorical, MultiCategorical
 from alfish.ops.nested_distribution import NestedDistribution
-from alfish.specs import BoundedTensorSpec
+from alfish.specs import BoundedTensorSpec, is_choice
 
 BoxDistribution = Literal["normal", "squashed_normal", "beta"]
 """The family of floating-point actions: DiagonalNormal, SquashedNormal or BetaDistribution."""
@@ -105,7 +105,7 @@ def _make_one(
     check_action_spec(action_spec)
     if not action_spec.is_discrete:
         return _BOX_FAMILIES[box_distribution](action_spec)
-    return Categorical(action_spec) if action_spec.shape == () else MultiCategorical(action_spec)
+    return Categorical(action_spec) if is_choice(action_spec) else MultiCategorical(action_spec)
 
 
 def check_action_spec(action_spec: nest.Nest) -> None:
@@ -117,8 +117,8 @@ def check_action_spec(action_spec: nest.Nest) -> None:
     """
     if not isinstance(action_spec, BoundedTensorSpec):
         raise ValueError(
-            f"there is no action distribution for {action_spec!r}; expected one BoundedTensorSpec: join the parts of a "
-            "nested action into one array in the environment, or write a distribution for them"
+            f"there is no action distribution for {action_spec!r}; expected one BoundedTensorSpec, whose bounds say "
+            "what an action may be"
         )
     if 0 in action_spec.shape:
         raise ValueError(f"the action spec {action_spec} has no elements; expected at least one")

@@ -11,6 +11,7 @@ The discount factor of the algorithm is `gamma`; the environment's discount mult
 import torch
 
 from alfish.checks import check_at_least
+from alfish.ops.block_rows import bootstrap_rows, nearest_end_rows
 
 
 def generalized_advantage_estimate(
@@ -120,12 +121,10 @@ def n_step_return(
     """
     check_rows(reward, discount, value, is_last)
     check_at_least("num_steps", num_steps, 1)
-    num_rows = reward.shape[1]
-    rows = torch.arange(num_rows, device=reward.device)
-    # The nearest end at or after a row is the running minimum from the right; row T is one.
-    end = torch.where(is_last, rows, num_rows - 1).flip(1).cummin(dim=1).values.flip(1)
-    steps = (end - rows)[:, :-1].clamp_max(num_steps)
-    return bootstrapped_return(reward, discount, value, steps, gamma, min(num_steps, num_rows - 1))
+    num_starts = reward.shape[1] - 1
+    steps = bootstrap_rows(nearest_end_rows(is_last), num_steps, num_starts)
+    steps -= torch.arange(num_starts, device=reward.device)
+    return bootstrapped_return(reward, discount, value, steps, gamma, min(num_steps, num_starts))
 
 
 def bootstrapped_return(

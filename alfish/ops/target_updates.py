@@ -3,7 +3,7 @@
 import gin
 import torch
 
-from alfish.checks import check_at_least
+from alfish.checks import check_at_least, check_made
 
 
 @torch.no_grad()
@@ -63,6 +63,11 @@ class TargetUpdate:
         if due:
             update_target(target, source, self._tau)
         return due
+
+
+def check_target_update(name: str, value: object) -> None:
+    """Raises a ValueError if a setting, `name`, is no TargetUpdate."""
+    check_made(name, value, isinstance(value, TargetUpdate), "@TargetUpdate()")
 
 
 def _pairs(

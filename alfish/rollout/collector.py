@@ -73,7 +73,8 @@ class Collector:
         keep = window.past_rows + 1
         for leaf, carried in zip(nest.leaves(window.time_step), nest.leaves(self._carried), strict=True):
             leaf[:keep] = carried
-        self._algorithm.eval()
+        if self._algorithm.training:
+            self._algorithm.eval()
         with self._streams.active(), torch.inference_mode():
             if not self._started:
                 self._reset(window.rows[0])

@@ -179,11 +179,13 @@ class BatchSource:
                 time_step = nest.map_structure(lambda leaf: leaf[:, past:], time_step._replace(observation=()))
             # As when acting: batch normalisation and dropout must not tell targets from what was acted on.
             training = context.algorithm.training
-            context.algorithm.eval()
+            if training:
+                context.algorithm.eval()
             inputs, info = context.algorithm.preprocess_experience(
                 time_step._replace(observation=observation), rollout_info, batch_info
             )
-            context.algorithm.train(training)
+            if training:
+                context.algorithm.train()
         return TrainBatch(inputs, info, batch_info.importance_weight, state=batch_info.state)
 
 

@@ -111,6 +111,10 @@ def _pick(sequences: TrainBatch, chosen: torch.Tensor) -> TrainBatch:
 
 def _check_rows_needed(context: SourceContext) -> None:
     needed, name = context.algorithm.rows_needed(), type(context.algorithm).__name__
+    if context.algorithm.needs_replay:
+        raise ValueError(
+            f"{name} learns from blocks of a replay, not from the fresh window: bind {context.choice('ReplayBatches')}"
+        )
     if needed.future > 1:
         raise ValueError(
             f"{name} needs {needed.future} rows after a row; a fresh window has 1: bind "

@@ -33,7 +33,8 @@ class ReplayBatches(BatchSource):
         replay_buffer: makes the buffer; its capacity is bound there.
 
     Raises:
-        ValueError: a size is out of range, the algorithm is on-policy, or it and the sampler do not go together.
+        ValueError: a size is out of range, the algorithm is on-policy, its burn-in takes up the whole segment, or it
+            and the sampler do not go together.
     """
 
     copies_on_load = True  # so the checkpoint store need not read the rows into memory first
@@ -69,6 +70,7 @@ class ReplayBatches(BatchSource):
             segment_length=segment_length,
         )
         _check_priorities(context, self._buffer.draws_by_priority)
+        _check_burn_in(context, segment_length)
         if context.window_length > self._buffer.capacity // context.num_envs:
             raise ValueError(
                 f"ReplayBuffer.capacity holds {self._buffer.capacity // context.num_envs} rows of each environment, "
@@ -156,6 +158,15 @@ class ReplayBatches(BatchSource):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._begun = Progress(**state["begun"])
         self._buffer.load_state_dict(state["buffer"])
+
+
+def _check_burn_in(context: SourceContext, segment_length: int) -> None:
+    name, burn_in = type(context.algorithm).__name__, context.algorithm.burn_in
+    if segment_length <= burn_in:
+        raise ValueError(
+            f"{context.prefix}ReplayBatches.segment_length is {segment_length} and the burn_in of {name} {burn_in}, "
+            "which leaves no row to train on; expected a segment that is longer than its burn-in"
+        )
 
 
 def _check_priorities(context: SourceContext, draws_by_priority: bool) -> None:

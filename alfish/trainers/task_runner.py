@@ -57,8 +57,9 @@ class TaskRunner:
         """
         if run.iteration % self._interval and not is_last:
             return
-        self.algorithm.train()
         for batch in self.batch_source.batches(self.progress(run)):
+            if not self.algorithm.training:
+                self.algorithm.train()
             with self._timers.phase(f"{self.prefix}update"):
                 metrics = self._update(batch, run)
             if self.algorithm.may_stop_early:
@@ -70,6 +71,8 @@ class TaskRunner:
             # A replay catches up after a resume with the updates that are left out; a fresh window could not.
             if stop_requested() and not self.algorithm.on_policy:
                 break
+        # As everything but an update needs it: to switch all modules takes as long as to act.
+        self.algorithm.eval()
 
     def after_train_iter(self, run: Progress) -> None:
         """Calls the hook of that name."""

@@ -13,9 +13,9 @@ from alfish.checks import check_at_least
 from alfish.data_structures import LossInfo, Progress
 from alfish.ops.schedules import as_schedule
 from alfish.trainers.batch_source import TrainBatch
-from alfish.trainers.state_checks import differences, raise_mismatch
+from alfish.trainers.gradient_step import JOINABLE, GradientStep
 
-for _optimizer in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop):
+for _optimizer in JOINABLE:
     gin.external_configurable(_optimizer, module="torch.optim")
 
 
@@ -66,15 +66,14 @@ class Updater:
         self._algorithm = algorithm
         apart = {id(each) for part in trained_apart for each in (*part.parameters(), *part.buffers())}
         own = [each for each in algorithm.parameters() if id(each) not in apart]
-        self._parameters = [each for each in own if each.requires_grad]
-        if not self._parameters:
+        parameters = [each for each in own if each.requires_grad]
+        if not parameters:
             raise ValueError(f"{type(algorithm).__name__} has no parameters that can be trained")
         self._learning_rate = as_schedule(learning_rate, "Updater.learning_rate", minimum=0.0)
         initial_rate = self._learning_rate(0.0)
         if not (initial_rate > 0 and math.isfinite(initial_rate)):
             raise ValueError(f"Updater.learning_rate is {initial_rate}; it must be a finite number larger than 0")
-        self._optimizer = optimizer(self._parameters, lr=initial_rate)
-        self._max_gradient_norm = math.inf if max_gradient_norm is None else max_gradient_norm
+        self._step = GradientStep(optimizer, parameters, initial_rate, max_gradient_norm)
         self._max_skipped_updates = max_skipped_updates
         self._skipped_in_a_row = 0
         self._buffers_of_algorithm = [each for each in algorithm.buffers() if id(each) not in apart]
@@ -86,24 +85,23 @@ class Updater:
             NonFiniteUpdates: this is the last allowed of several updates in a row that were not finite.
         """
         learning_rate = self._learning_rate(progress.fraction)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._step.set_learning_rate(learning_rate)
         # The forward pass writes running statistics (batch normalisation): a skipped update takes them back too.
         buffers = [buffer.clone() for buffer in self._buffers_of_algorithm]
         loss_info = self._loss_info(batch)
         loss = self._mean_loss(loss_info.loss, batch)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._step.clear()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._max_gradient_norm)
+        loss, norm = loss.detach(), self._step.read_gradient()
         # One synchronisation per update on a GPU, none on the CPU: whether to step must be known before stepping.
-        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        finite = math.isfinite(float(loss + norm))
         if finite:
-            self._optimizer.step()
+            self._step.step()
             self._skipped_in_a_row = 0
         else:
             self._skip(loss, norm, loss_info, buffers)
         metrics: dict[str, torch.Tensor | float] = {name: _mean(value) for name, value in loss_info.extra.items()}
-        metrics |= {"loss": loss.detach(), "gradient_norm": norm.detach()}
+        metrics |= {"loss": loss, "gradient_norm": norm}
         metrics |= {"learning_rate": learning_rate, "skipped": float(not finite)}
         return Updated(metrics, loss_info.priority if finite else ())
 
@@ -127,40 +125,29 @@ class Updater:
         return torch.where(counted, loss, 0.0).sum() / counted.sum().clamp(min=1)
 
     def _skip(self, loss: torch.Tensor, norm: torch.Tensor, loss_info: LossInfo, buffers: list[torch.Tensor]) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        self._step.clear()
         for buffer, before in zip(self._buffers_of_algorithm, buffers, strict=True):
             buffer.copy_(before)
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self._max_skipped_updates:
             parts = ", ".join(f"{name} {float(_mean(value)):.4g}" for name, value in loss_info.extra.items())
             raise NonFiniteUpdates(
-                f"{self._skipped_in_a_row} updates in a row were not finite (loss {float(loss.detach()):.4g}, "
+                f"{self._skipped_in_a_row} updates in a row were not finite (loss {float(loss):.4g}, "
                 f"gradient norm {float(norm):.4g}; {parts}); the parameters are those before them. Lower "
                 "Updater.learning_rate or set Updater.max_gradient_norm, and look at the observations and rewards"
             )
 
     def state_dict(self) -> dict[str, Any]:
         """The optimiser's state and the counts of skipped updates."""
-        return {
-            "kind": type(self._optimizer).__name__,
-            "optimizer": self._optimizer.state_dict(),
-            "skipped_in_a_row": self._skipped_in_a_row,
-        }
+        return self._step.state_dict() | {"skipped_in_a_row": self._skipped_in_a_row}
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """Raises a ValueError if the state is of another kind of optimiser or of other parameters."""
-        kind = type(self._optimizer).__name__
-        if state["kind"] != kind:
-            raise ValueError(
-                f"the checkpoint was made with the optimiser {state['kind']}, this run has {kind}; set "
-                "Updater.optimizer back, or begin a new run in another folder"
-            )
-        raise_mismatch("the updater", differences(self._optimizer, state["optimizer"]))
+        self._step.check_state_dict(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned; the optimiser's settings stay those of this run's config."""
-        settings = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
+        self._step.load_state_dict(state)
         self._skipped_in_a_row = int(state["skipped_in_a_row"])
 
 

@@ -42,6 +42,8 @@ class Looking(TinyAlgorithm):
     """Notes what it sees, and says how it wants to be trained."""
 
     on_policy = True
+    needs_replay = True
+    burn_in = 2
     trains_on_last_rows = True
     acting_phase = "look"
     gives_priorities = True
@@ -78,7 +80,7 @@ def test_the_algorithm_sees_latents_and_says_what_it_needs():
     agent = make_agent(algorithm=Looking)
     assert agent.algorithm.observation_spec == agent.representation.latent_spec
     assert (agent.on_policy, agent.trains_on_last_rows, agent.acting_phase) == (True, True, "look")
-    assert agent.gives_priorities
+    assert agent.gives_priorities and agent.needs_replay and agent.burn_in == 2
     assert agent.rows_needed() == RowsNeeded(future=1)
     time_step = specs.zeros(time_step_spec(OBSERVATION, ACTION), (4,))._replace(observation=torch.randn(4, 3))
     agent.predict_step(time_step, ())
@@ -256,6 +258,22 @@ def test_a_mask_reaches_the_acting_algorithm_that_reanalyses():
     found = reanalyzer._search_chunk(reanalyzer._algorithm, rows, place)
     expected = agent.rollout_step(nest.map_structure(lambda leaf: leaf[place], rows), ()).info.value
     torch.testing.assert_close(found.value, expected)
+
+
+def test_an_algorithm_that_lacks_the_agents_mask_is_told_of_it():
+    algorithm = functools.partial(PPOAlgorithm, legal_mask_key="legal")
+    with pytest.raises(ValueError, match="PPOAlgorithm.legal_mask_key is 'legal'; .* Agent.legal_mask_key = 'legal'"):
+        Agent(MASKED, ACTION, make_learner, algorithm)
+
+
+@pytest.mark.parametrize("target_kl", [None, 1.0e-12])
+def test_its_algorithm_may_stop_early(target_kl):
+    trainer = make_trainer(algorithm=functools.partial(PPOAlgorithm, target_kl=target_kl))
+    main = trainer.runners[0]
+    trainer._collect()
+    main.update(trainer.progress, False, lambda: False)
+    # Eight rows in mini-batches of four, twice. The first update leads away from the policy that collected.
+    assert main.progress(trainer.progress).updates == (4 if target_kl is None else 2)
 
 
 @pytest.mark.parametrize("key", ["moves", "latent"])

@@ -11,7 +11,7 @@ from muzero_histories import make_blocks, random_histories
 from alfish import nest, specs
 from alfish.algorithms.dqn_algorithm import DQNLossInfo
 from alfish.data_structures import BatchInfo, Progress, RowsNeeded, time_step_spec
-from alfish.networks.encoders import MLPEncoder
+from alfish.networks.encoders import IdentityEncoder, MLPEncoder
 from alfish.networks.image_encoder import ImageEncoder
 from alfish.networks.q_network import DuellingQNetwork, QNetwork
 from alfish.networks.recurrent_encoder import RecurrentEncoder
@@ -320,7 +320,7 @@ def test_nested_observations_of_images_and_masks(encoder):
 
 def test_what_it_declares():
     algorithm = make_dqn(num_steps=3)
-    assert not algorithm.on_policy and not algorithm.trains_on_last_rows
+    assert algorithm.needs_replay and not algorithm.on_policy and not algorithm.trains_on_last_rows
     assert algorithm.rows_needed() == RowsNeeded(future=3, future_observations=3)
     assert algorithm.initial_state(2) == ()
 
@@ -332,11 +332,14 @@ def test_what_it_declares():
         ({"num_steps": 0}, "DQNAlgorithm.num_steps is 0; it must be at least 1"),
         ({"epsilon": 1.5}, "DQNAlgorithm.epsilon rises to 1.5; expected 0 to 1"),
         ({"epsilon": LinearSchedule(1.0, -0.1)}, "DQNAlgorithm.epsilon is -0.0"),
-        ({"huber_threshold": 0.0}, "DQNAlgorithm.huber_threshold is 0.0; expected a number above 0, or None"),
+        ({"huber_threshold": 0.0}, "DQNAlgorithm.huber_threshold is 0.0; expected a finite number above 0"),
+        ({"huber_threshold": "1"}, "DQNAlgorithm.huber_threshold is '1'; expected a finite number above 0"),
         ({"max_priority_share": -1.0}, "DQNAlgorithm.max_priority_share is -1.0"),
         ({"burn_in": 2}, "DQNAlgorithm.burn_in is 2, but IdentityEncoder has no memory"),
         ({"target_update": TargetUpdate}, r"DQNAlgorithm.target_update is the class TargetUpdate; .*@TargetUpdate\(\)"),
+        ({"target_update": None}, r"DQNAlgorithm.target_update is None; expected, in a gin file, @TargetUpdate\(\)"),
         ({"value_transform": SignedHyperbolicTransform}, "value_transform is the class SignedHyperbolicTransform"),
+        ({"value_transform": None}, r"value_transform is None; expected, .* @SignedHyperbolicTransform\(\)"),
         ({"legal_mask_key": "legal"}, "DQNAlgorithm.legal_mask_key is 'legal'; expected a key of the observation"),
         ({"q_network": QNetwork(OBSERVATION, ACTION)}, "DQNAlgorithm.q_network is a QNetwork that is already built"),
         ({"encoder": MLPEncoder(OBSERVATION)}, "DQNAlgorithm.encoder is a MLPEncoder that is already built"),
@@ -367,10 +370,24 @@ def test_networks_that_do_not_fit_are_refused():
         make_dqn(TensorSpec((3,), torch.complex64))
 
 
-def test_a_fresh_window_is_refused():
-    rows, batch_info = block([FIRST, MID], Q_OF_ROWS[:, :2])
-    with pytest.raises(ValueError, match="DQNAlgorithm was given a fresh window; .* = @ReplayBatches"):
-        make_dqn().preprocess_experience(rows, (), BatchInfo(batch_info.action[:, :1], batch_info.position[:, :1]))
+class OnRowsOnly(QNetwork):
+    """A network that was written for rows `[N, ...]`, as convolutions are."""
+
+    def forward(self, observation):
+        assert observation.ndim == 2
+        return super().forward(observation)
+
+
+@pytest.mark.parametrize("encoder", [IdentityEncoder, functools.partial(RecurrentEncoder, state_size=4)])
+def test_a_network_need_not_know_of_time(encoder):
+    found = []
+    for q_network in (QNetwork, OnRowsOnly):
+        torch.manual_seed(0)
+        algorithm = make_dqn(q_network=q_network, encoder=encoder, num_steps=2)
+        rows, batch_info = block([FIRST, MID, MID, MID, MID], torch.randn(1, 5, 2), action=[1, 0, 1, 0, 0])
+        batch_info = batch_info._replace(state=algorithm.initial_state(1))
+        found.append(loss_of(algorithm, rows, batch_info).loss)
+    torch.testing.assert_close(*found)
 
 
 def test_everything_moves_to_the_device_of_the_algorithm():

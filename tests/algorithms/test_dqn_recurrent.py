@@ -67,13 +67,6 @@ def test_training_sees_what_acting_saw(cell, burn_in):
     assert step.info.is_trained.tolist() == [[row != 3 for row in range(burn_in, num_rows)]]
 
 
-def test_a_segment_no_longer_than_its_burn_in_is_refused():
-    algorithm = make_dqn(encoder=ENCODERS["gru"], burn_in=5)
-    rows, batch_info = random_block(algorithm, [MID] * 6)
-    with pytest.raises(ValueError, match="burn_in is 5 and ReplayBatches.segment_length 5, which leaves no row"):
-        algorithm.preprocess_experience(rows, (), batch_info)
-
-
 def test_the_state_is_the_encoders_and_acting_hands_it_on():
     algorithm = make_dqn(encoder=ENCODERS["lstm"], epsilon=0.0)
     state = algorithm.initial_state(3)

@@ -197,6 +197,16 @@ def test_last_rows_have_no_influence_on_the_masked_loss():
         torch.testing.assert_close(after.extra[name], value)
 
 
+def test_the_gradient_outlives_a_ratio_that_overflows_on_a_last_row():
+    torch.manual_seed(0)
+    algorithm = PPOAlgorithm(OBSERVATION, DISCRETE)
+    inputs, info = algorithm.preprocess_experience(*window(algorithm, 4, 16))
+    kept = ~inputs.is_last()
+    result = loss_info(algorithm, inputs, info._replace(log_prob=torch.where(kept, info.log_prob, -1e3)))
+    torch.where(kept, result.loss, 0.0).mean().backward()  # as the updater leaves them out
+    assert all(parameter.grad.isfinite().all() for parameter in algorithm.parameters())
+
+
 def test_the_gradient_favours_actions_with_an_advantage():
     torch.manual_seed(0)
     algorithm = PPOAlgorithm(OBSERVATION, DISCRETE, FirstElementCritic, normalize_advantage=False)

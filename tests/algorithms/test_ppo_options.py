@@ -201,7 +201,9 @@ def test_an_update_that_moves_too_far_is_the_last_of_its_window():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"target_kl": 0.0}, "PPOAlgorithm.target_kl is 0.0; expected a number above 0"),
+        ({"target_kl": 0.0}, "PPOAlgorithm.target_kl is 0.0; expected a finite number above 0"),
+        ({"target_kl": "0.1"}, "PPOAlgorithm.target_kl is '0.1'; expected a finite number above 0"),
+        ({"clip_ratio": LinearSchedule(0.1, -0.1)}, "PPOAlgorithm.clip_ratio is -.* at 51 % of the run"),
         ({"target_kl": math.nan}, "PPOAlgorithm.target_kl is nan"),
         ({"entropy_weight": LinearSchedule(0.1, -0.1)}, "PPOAlgorithm.entropy_weight is -.* at 51 % of the run"),
         ({"encoder": MLPEncoder(OBSERVATION)}, "PPOAlgorithm.encoder is a MLPEncoder that is already built"),

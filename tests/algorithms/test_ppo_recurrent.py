@@ -84,13 +84,15 @@ def test_sequences_repeat_the_rollout(cell):
 
 
 def test_the_value_behind_the_window_remembers():
-    trainer = make_trainer(RECURRENT)
+    trainer = make_trainer(RECURRENT, **{"Trainer.window_length": 1})
     algorithm = trainer.built.algorithm
-    windows = [nest.map_structure(torch.clone, trainer._engine.collect({}).experience) for _ in range(2)]
-    # The next window's first answered row is this one's last: its value was computed with the state that led there.
-    window = nest.map_structure(lambda leaf: leaf.transpose(0, 1), windows[0])
+    _, before, after = (nest.map_structure(torch.clone, trainer._engine.collect({}).experience) for _ in range(3))
+    # Of an episode's rows 1 and 2. The first answered row of the next window is this one's last: its value was computed
+    # with the state that led there, and row 0 is in it.
+    window = nest.map_structure(lambda leaf: leaf.transpose(0, 1), before)
     state = nest.map_structure(lambda leaf: leaf[:, 0], window.state)
-    torch.testing.assert_close(algorithm._final_value(window.time_step, state), windows[1].rollout_info.value[0])
+    assert state.hidden.all() and not window.time_step.is_first().any()
+    torch.testing.assert_close(algorithm._final_value(window.time_step, state), after.rollout_info.value[0])
 
 
 def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path):

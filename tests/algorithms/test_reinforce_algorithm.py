@@ -130,8 +130,8 @@ def test_actions_of_an_older_policy_count_by_a_clipped_importance_weight(limit, 
     torch.testing.assert_close(algorithm.policy.network.logits.grad, expected)
 
 
-@pytest.mark.parametrize("limit", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.inf, math.nan, "1"])
 def test_limits_that_cannot_be_used(limit):
     make = functools.partial(ReinforceAlgorithm, OBSERVATION, DISCRETE, discount=0.5)
-    with pytest.raises(ValueError, match=f"max_importance_weight is {limit}; expected a number above 0"):
+    with pytest.raises(ValueError, match=f"max_importance_weight is {limit!r}; expected a finite number above 0"):
         make(max_importance_weight=limit)

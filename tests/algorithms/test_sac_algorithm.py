@@ -12,7 +12,8 @@ from alfish.algorithms.sac_algorithm import SACAlgorithm, SACLossInfo
 from alfish.data_structures import BatchInfo, Progress, RowsNeeded, TimeStep, time_step_spec
 from alfish.networks.actor import ActorNetwork
 from alfish.networks.critics import CriticsNetwork
-from alfish.networks.encoders import MLPEncoder
+from alfish.networks.encoders import IdentityEncoder, MLPEncoder
+from alfish.networks.recurrent_encoder import RecurrentEncoder
 from alfish.ops.target_updates import TargetUpdate
 from alfish.specs import BoundedTensorSpec, TensorSpec
 
@@ -45,7 +46,10 @@ def random_rows(algorithm, num_rows, length=2):
         reward=torch.randn(num_rows, length),
         discount=torch.ones(num_rows, length),
     )
-    action = nest.map_structure(lambda leaf: torch.rand_like(leaf) - 0.5, rows.prev_action)
+    action = nest.map_structure(
+        lambda leaf: torch.rand_like(leaf) - 0.5 if leaf.is_floating_point() else torch.randint_like(leaf, 1, 3),
+        rows.prev_action,
+    )
     return rows, BatchInfo(action, torch.arange(length).expand(num_rows, length))
 
 
@@ -240,11 +244,12 @@ UNBOUNDED = BoundedTensorSpec((1,), torch.float32, -math.inf, math.inf)
 MIXED = {"move": BOX, "gear": CHOICE}
 REFUSED = [
     ({"discount": 1.5}, "SACAlgorithm.discount is 1.5"),
-    ({"initial_temperature": 0.0}, "SACAlgorithm.initial_temperature is 0.0; expected a number above 0"),
+    ({"initial_temperature": 0.0}, "SACAlgorithm.initial_temperature is 0.0; expected a finite number above 0"),
     ({"target_entropy": math.nan}, "SACAlgorithm.target_entropy is nan"),
     ({"target_entropy_share": 2.0}, "SACAlgorithm.target_entropy_share is 2.0"),
     ({"random_env_steps": -1}, "SACAlgorithm.random_env_steps is -1"),
-    ({"target_update": TargetUpdate}, "expected, in a gin file, @TargetUpdate\\(\\) with its parentheses"),
+    ({"target_update": TargetUpdate}, r"is the class TargetUpdate; .* @TargetUpdate\(\) with its parentheses"),
+    ({"target_update": None}, r"SACAlgorithm.target_update is None; expected, in a gin file, @TargetUpdate\(\)"),
     ({"box_distribution": "gauss"}, "box_distribution is 'gauss'"),
     ({"legal_mask_key": "legal"}, "SACAlgorithm.legal_mask_key is 'legal'"),
     ({"actor": FixedActor(OBSERVATION, BOX)}, "SACAlgorithm.actor is a FixedActor that is already built"),
@@ -272,11 +277,37 @@ def test_what_it_cannot_serve_is_refused(arguments, message):
     assert "\n" not in str(caught.value).split("\n  In call to configurable")[0]
 
 
-def test_a_fresh_window_is_refused():
-    rows, batch_info = block([FIRST, MID, MID], Q_OF_ROWS[:, :3])
-    window = BatchInfo(batch_info.action[:, :2], batch_info.position[:, :2])
-    with pytest.raises(ValueError, match="bind Trainer.batch_source = @ReplayBatches"):
-        make_sac().preprocess_experience(rows, (), window)
+class OnRowsOnly(CriticsNetwork):
+    """Critics that were written for rows `[N, ...]`, as convolutions are."""
+
+    def forward(self, observation, action=()):
+        assert observation.ndim == 2
+        return super().forward(observation, action)
+
+
+class ActorOnRowsOnly(ActorNetwork):
+    """Likewise."""
+
+    def forward(self, observation):
+        assert observation.ndim == 2
+        return super().forward(observation)
+
+
+@pytest.mark.parametrize("action_spec", [BOX, CHOICE])
+@pytest.mark.parametrize("encoder", [IdentityEncoder, functools.partial(RecurrentEncoder, state_size=4)])
+def test_networks_need_not_know_of_time(action_spec, encoder):
+    found = []
+    for actor, critics in ((ActorNetwork, CriticsNetwork), (ActorOnRowsOnly, OnRowsOnly)):
+        torch.manual_seed(0)
+        algorithm = make_sac(action_spec, by_hand=False, encoder=encoder, actor=actor, critics=critics)
+        rows, batch_info = random_rows(algorithm, 5)
+        batch_info = batch_info._replace(state=algorithm.initial_state(len(rows.reward)))
+        found.append(loss_of(algorithm, rows, batch_info).loss)
+    assert torch.equal(*found)
+
+
+def test_it_needs_a_replay():
+    assert make_sac().needs_replay and not make_sac().on_policy
 
 
 def test_rows_are_never_changed():

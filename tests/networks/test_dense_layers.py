@@ -27,7 +27,7 @@ def fast(request, monkeypatch):
             result = torch.nn.functional.linear(left, right, bias)
             return torch.relu(result) if rectified else result
 
-        monkeypatch.setattr(dense_layers, "_product", product)
+        monkeypatch.setattr(dense_layers, "_onednn", product)
     elif not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         pytest.skip("this torch has no oneDNN")
 
@@ -83,5 +83,5 @@ def test_a_torch_without_such_a_product_is_noticed(monkeypatch):
     def missing(*arguments):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
 
-    monkeypatch.setattr(dense_layers, "_product", missing)
+    monkeypatch.setattr(dense_layers, "_onednn", missing)
     assert dense_layers._onednn_is_faster.__wrapped__() is False

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alfish.ops.block_rows import bootstrap_rows, episode_end_rows, take_rows
+from alfish.ops.block_rows import bootstrap_rows, ends_at_newest, episode_end_rows, nearest_end_rows, take_rows
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,25 @@ from alfish.ops.block_rows import bootstrap_rows, episode_end_rows, take_rows
 def test_episode_end_rows(is_last, position, expected):
     ends = episode_end_rows(torch.tensor([is_last], dtype=torch.bool), torch.tensor([position]))
     assert ends.tolist() == [expected]
+
+
+def test_nearest_end_rows():
+    ends = torch.tensor([[0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1]], dtype=torch.bool)
+    assert nearest_end_rows(ends).tolist() == [[1, 1, 4, 4, 4, 5], [0, 5, 5, 5, 5, 5]]
+
+
+@pytest.mark.parametrize(
+    ("is_last", "position", "expected"),
+    [
+        ([0, 0, 0, 0], [5, 6, 7, 8], [0, 0, 0]),  # what follows row 8 is not asked for
+        ([0, 0, 0, 0], [5, 6, 6, 6], [0, 1, 1]),  # row 6 is the newest
+        ([0, 1, 1, 1], [5, 6, 6, 6], [0, 0, 0]),  # an end, repeated by the buffer
+        ([0, 1, 0, 0], [5, 6, 7, 7], [0, 0, 1]),  # the newest row begins an episode
+    ],
+)
+def test_ends_at_newest(is_last, position, expected):
+    found = ends_at_newest(torch.tensor([is_last], dtype=torch.bool), torch.tensor([position]))
+    assert found.tolist() == [list(map(bool, expected))]
 
 
 @pytest.mark.parametrize(

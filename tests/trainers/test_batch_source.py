@@ -206,6 +206,14 @@ class OnPolicyOnly(TinyAlgorithm):
     on_policy = True
 
 
+class FromReplayOnly(TinyAlgorithm):
+    needs_replay = True
+
+
+class BurningIn(TinyAlgorithm):
+    burn_in = 3
+
+
 class Recurrent(TinyAlgorithm):
     def initial_state(self, batch_size):
         return torch.zeros(batch_size, 2)
@@ -247,6 +255,8 @@ def test_targets_are_made_in_evaluation_mode():
         (TinyAlgorithm, lambda context: make_replay(context, updates_per_env_step=0), "updates_per_env_step is 0"),
         (TinyAlgorithm, lambda context: make_replay(context, initial_env_steps=-5), "initial_env_steps is -5"),
         (OnPolicyOnly, make_replay, "OnPolicyOnly is on-policy"),
+        (FromReplayOnly, lambda context: OnPolicyBatches(context, 1, 1), "FromReplayOnly .* = @ReplayBatches"),
+        (BurningIn, lambda context: make_replay(context, segment_length=3), "segment_length is 3 and the burn_in of"),
         (Recurrent, make_replay, "Recurrent is recurrent and learns from .* stored with a row is no state"),
         (FarSighted, lambda context: OnPolicyBatches(context, 1, 1), "FarSighted needs 3 rows"),
         (LookingBack, make_replay, "asks for 2 rows before the segment"),

@@ -150,8 +150,9 @@ def test_settings_of_the_optimiser_are_those_of_the_config():
     updater.update(make_batch([[[1.0, 2.0, 0.0]]], [[1.0]]), Progress())
     other = make_updater(algorithm, optimizer=functools.partial(torch.optim.Adam, eps=0.5))
     other.load_state_dict(copy.deepcopy(updater.state_dict()))
-    assert other._optimizer.param_groups[0]["eps"] == 0.5
-    assert len(other._optimizer.state) == 2
+    optimizer = other.state_dict()["optimizer"]
+    assert optimizer["param_groups"][0]["eps"] == 0.5
+    assert len(optimizer["state"]) == 2
 
 
 def test_another_optimiser_is_refused():
