@@ -1,4 +1,4 @@
-"""The command line of a training of stable-baselines3; stable_baselines3_ppo.py and stable_baselines3_sac.py share it."""
+"""The command line of a training of stable-baselines3, for stable_baselines3_ppo.py and stable_baselines3_sac.py."""
 
 import argparse
 from collections.abc import Callable

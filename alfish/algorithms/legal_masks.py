@@ -32,8 +32,8 @@ class LegalMask:
         setting = f"{owner}.legal_mask_key is {key!r}"
         if not (isinstance(observation_spec, dict) and key in observation_spec):
             raise ValueError(
-                f"{setting}; expected a key of the observation, {observation_spec}: name one, or if this algorithm sees "
-                f"the latents of an Agent, set Agent.legal_mask_key = {key!r} too"
+                f"{setting}; expected a key of the observation, {observation_spec}: name one, or if it sees the "
+                f"latents of an Agent, set Agent.legal_mask_key = {key!r} too"
             )
         if not is_choice(action_spec):
             raise ValueError(f"{setting}: only one discrete choice can be masked, and the action is {action_spec}")

@@ -242,13 +242,13 @@ class SACAlgorithm(Algorithm):
         """Q of the actions and what the policy expects now; `info` is a SACLossInfo. Rows `[N]`, or `[B, T]`."""
         features = unroll_rows(self.critic_side.encoder, inputs, state)
         legal = self._legal.read(inputs)
-        q_taken, expected = on_rows(
-            self._learn, inputs.step_type.ndim, features, rollout_info.action, *([] if legal is None else [legal])
-        )
+        masks = [] if legal is None else [legal]
+        seen: Trained = on_rows(self._learn, inputs.step_type.ndim, features, rollout_info.action, *masks)
         wanted = self._policy.target_entropy(legal)
         target_entropy: nest.Nest = wanted if isinstance(wanted, torch.Tensor) else ()
         is_trained = rollout_info.is_known & ~inputs.is_last()
-        return AlgStep((), state, SACLossInfo(q_taken, rollout_info.target, *expected, target_entropy, is_trained))
+        info = SACLossInfo(seen.q_taken, rollout_info.target, *seen.expected, target_entropy, is_trained)
+        return AlgStep((), state, info)
 
     def calc_loss(self, info: SACLossInfo) -> LossInfo:
         """The sum of three losses of each row, 0 where it is not trained on; `extra` holds means over the others.
@@ -295,7 +295,7 @@ class SACAlgorithm(Algorithm):
         target_features = seen(self.target_side.encoder) if self._encoder_learns else features
         legal = self._legal.read(next_rows)
         masks = [] if legal is None else [legal]
-        expected = on_rows(self._expect_of_target, 2, features, target_features, *masks)
+        expected: Expected = on_rows(self._expect_of_target, 2, features, target_features, *masks)
         return soft_value(expected.q_value, expected.log_prob, self.log_temperature.exp())
 
     def _learn(self, features: nest.Nest, action: nest.Nest, legal: torch.Tensor | None = None) -> Trained:

@@ -94,8 +94,8 @@ def _try_encoder(encoder: Any, observation: nest.Nest) -> None:
     name, state = type(encoder).__name__, encoder.initial_state(_NUM_ROWS)
     if any(bool(leaf.any()) for leaf in nest.leaves(state)):
         raise ValueError(
-            f"{name}.initial_state is not zeros; expected zeros, which a block sets the state to where an episode begins"
-            ": add what an episode should begin with inside of step and unroll"
+            f"{name}.initial_state is not zeros; expected zeros, which a block sets it to where an episode begins: "
+            "add what an episode should begin with inside of step and unroll"
         )
     begins = torch.zeros(_NUM_ROWS, _NUM_STEPS, dtype=torch.bool)
     begins[1, 1] = True
@@ -122,8 +122,8 @@ def _unrolled(encoder: Any, observation: nest.Nest, state: nest.Nest, begins: ne
         features = encoder.unroll(observation, state, begins if nest.leaves(state) else ())
     except (IndexError, RuntimeError) as error:
         raise ValueError(
-            f"{type(encoder).__name__}.unroll cannot read {outer} rows: {error}; expected rows with any leading axes, or "
-            "of an encoder with a memory [B, T]"
+            f"{type(encoder).__name__}.unroll cannot read {outer} rows: {error}; expected rows with any leading axes, "
+            "or of an encoder with a memory [B, T]"
         ) from error
     _check_features(encoder, "unroll", features, outer)
     return features

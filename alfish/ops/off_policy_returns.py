@@ -135,9 +135,10 @@ def _check_log_ratio(log_ratio: torch.Tensor, value: torch.Tensor) -> None:
 
 
 def importance_weights(log_ratio: torch.Tensor, max_weight: float) -> torch.Tensor:
-    """Clipped importance weights min(pi(a|s) / mu(a|s), max_weight), never infinite, and without gradient.
+    """Clipped importance weights min(pi(a|s) / mu(a|s), max_weight), without gradient.
 
-    Ionides, "Truncated Importance Sampling" (2008): the bias of the limit buys a bounded variance.
+    Ionides, "Truncated Importance Sampling" (2008): the bias of the limit buys a bounded variance. With a finite limit
+    no weight is infinite, however large the ratio.
 
     Args:
         log_ratio: `[...]`, log pi(a|s) - log mu(a|s).
@@ -210,21 +211,3 @@ def soft_value(q_value: torch.Tensor, log_prob: torch.Tensor, temperature: torch
         `[...]`.
     """
     return q_value - temperature * log_prob
-
-
-def discrete_soft_value(
-    q_value: torch.Tensor, log_probabilities: torch.Tensor, temperature: torch.Tensor | float
-) -> torch.Tensor:
-    """The soft value of a state in expectation over its actions: sum_a pi(a|s) (Q(s, a) - α log pi(a|s)).
-
-    Christodoulou, "Soft Actor-Critic for Discrete Action Settings" (2019), equation 10.
-
-    Args:
-        q_value: `[..., A]`, finite: the smaller one of twin critics.
-        log_probabilities: `[..., A]`, normalised and finite; illegal actions through `masking.mask_logits` add nothing.
-        temperature: α, a scalar, at least 0.
-
-    Returns:
-        `[...]`.
-    """
-    return (log_probabilities.exp() * soft_value(q_value, log_probabilities, temperature)).sum(-1)

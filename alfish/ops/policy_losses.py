@@ -100,25 +100,6 @@ def soft_actor_loss(log_prob: torch.Tensor, q_value: torch.Tensor, temperature: 
     return temperature * log_prob - q_value
 
 
-def discrete_soft_actor_loss(
-    log_probabilities: torch.Tensor, q_value: torch.Tensor, temperature: torch.Tensor | float
-) -> torch.Tensor:
-    """`soft_actor_loss` in expectation over all actions: sum_a pi(a|s) (α log pi(a|s) - Q(s, a)).
-
-    Christodoulou, "Soft Actor-Critic for Discrete Action Settings" (2019), equation 12.
-
-    Args:
-        log_probabilities: `[..., A]`, normalised and finite, with gradient; illegal actions through
-            `masking.mask_logits` add nothing and get no gradient.
-        q_value: `[..., A]`, without gradient, finite: the smaller one of twin critics.
-        temperature: α, a scalar; give it without gradient, or the loss trains it too.
-
-    Returns:
-        `[...]`.
-    """
-    return (log_probabilities.exp() * soft_actor_loss(log_probabilities, q_value, temperature)).sum(-1)
-
-
 def temperature_loss(
     log_temperature: torch.Tensor, entropy: torch.Tensor, target_entropy: torch.Tensor | float
 ) -> torch.Tensor:

@@ -93,6 +93,20 @@ def random_numbers_kept(device: torch.device) -> contextlib.AbstractContextManag
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
+def blank_rows(row_specs: TimeStep, num_envs: int) -> TimeStep:
+    """Host rows `[B]` of zeros that any algorithm can answer, before there are real ones.
+
+    They are LAST rows: at an episode's end no action need be legal, as none is in a mask of zeros.
+
+    Args:
+        row_specs: the specs of a TimeStep.
+        num_envs: B.
+    """
+    rows: TimeStep = specs.zeros(row_specs, (num_envs,))
+    rows.step_type.fill_(StepType.LAST)
+    return rows
+
+
 def experience_specs(
     algorithm: Algorithm, transform: ObservationTransform, row_specs: TimeStep, num_envs: int, device: torch.device
 ) -> Experience:
@@ -108,10 +122,7 @@ def experience_specs(
     training = algorithm.training
     algorithm.eval()
     with torch.inference_mode(), random_numbers_kept(device):
-        row = specs.zeros(row_specs, (num_envs,))
-        # At an episode's end no action need be legal, as none is in a mask of zeros.
-        row.step_type.fill_(StepType.LAST)
-        answer = Actor(algorithm, transform, num_envs, device).rollout(row)
+        answer = Actor(algorithm, transform, num_envs, device).rollout(blank_rows(row_specs, num_envs))
     algorithm.train(training)
     return Experience(row_specs, *specs.spec_of(answer, outer_dims=1))
 

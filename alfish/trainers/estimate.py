@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from alfish import nest, specs
+from alfish import nest
 from alfish.data_structures import Progress
-from alfish.rollout.acting import Actor, random_numbers_kept
+from alfish.rollout.acting import Actor, blank_rows, random_numbers_kept
 from alfish.trainers.batch_source import TrainBatch
 from alfish.trainers.trainer import Trainer
 from alfish.trainers.updater import Updater
@@ -36,7 +36,7 @@ def estimate_run_time(trainer: Trainer, device: torch.device) -> Estimate:
     """
     built = trainer.built
     num_envs = trainer.num_envs
-    row = specs.zeros(built.row_specs, (num_envs,))
+    row = blank_rows(built.row_specs, num_envs)
     with random_numbers_kept(device):
         # Copied at once, so that the copied optimisers step the copied parameters.
         algorithm, updaters = copy.deepcopy((built.algorithm, [runner.updater for runner in trainer.runners]))

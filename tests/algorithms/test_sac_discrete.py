@@ -9,9 +9,11 @@ from sac_parts import CHOICE, FIRST, LAST, MID, NO_ENTROPY, OBSERVATION, block, 
 
 from alfish import nest, specs
 from alfish.algorithms.sac_algorithm import SACAlgorithm
+from alfish.algorithms.soft_policies import SoftDiscretePolicy
 from alfish.data_structures import BatchInfo, Progress, time_step_spec
 from alfish.networks.actor import ActorNetwork
 from alfish.networks.critics import CriticsNetwork
+from alfish.ops.policy_losses import soft_actor_loss
 from alfish.ops.target_updates import TargetUpdate
 from alfish.specs import BoundedTensorSpec, TensorSpec
 
@@ -86,6 +88,31 @@ def test_illegal_actions_count_for_nothing():
     torch.testing.assert_close(seen.log_prob, torch.tensor([[-ENTROPY, 0.0]]))
     torch.testing.assert_close(seen.target_entropy, torch.tensor([[0.5 * math.log(2.0), 0.0]]))
     assert algorithm.calc_loss(seen).loss.isfinite().all()
+
+
+class FixedCritics(torch.nn.Module):
+    """Two critics of one row, and the smaller one is (1, 2, 9)."""
+
+    def forward(self, features):
+        return torch.tensor([[[1.0, 2.0, 9.0], [4.0, 2.0, 9.5]]])
+
+
+@pytest.mark.parametrize("legal", [None, torch.tensor([[True, True, False]])])
+def test_the_best_policy_is_the_softmax_of_what_is_legal(legal):
+    policy = SoftDiscretePolicy(BoundedTensorSpec((), torch.int64, 0, 2), None, 0.5)
+    q_value, count = torch.tensor([[1.0, 2.0, 9.0]]), 3 if legal is None else 2
+    losses = []
+    for logits in (q_value / 0.3, torch.zeros(1, 3)):
+        logits.requires_grad_()
+        expected = policy.learn(logits, FixedCritics(), (), torch.tensor([0]), legal).expected
+        losses.append(soft_actor_loss(expected.log_prob, expected.q_value, 0.3))
+        losses[-1].sum().backward()
+        # Illegal actions get no gradient, and at the softmax of Q / alpha none does.
+        moved = [True] * count + [False] * (3 - count) if len(losses) == 2 else [False] * 3
+        assert (logits.grad[0].abs() > 1e-5).tolist() == moved
+    # There the soft value is alpha log sum exp(Q / alpha): Haarnoja et al. 2017.
+    torch.testing.assert_close(-losses[0], 0.3 * torch.logsumexp(q_value[:, :count] / 0.3, dim=-1))
+    assert losses[1] > losses[0]
 
 
 @pytest.mark.parametrize("random_env_steps", [0, 1])

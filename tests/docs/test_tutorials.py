@@ -17,11 +17,12 @@ import gymnasium
 import pytest
 import torch
 
-from alfish import gin_config, specs
+from alfish import gin_config, nest, specs
 from alfish.algorithms.algorithm import Algorithm
 from alfish.data_structures import BatchInfo, time_step_spec
 from alfish.specs import BoundedTensorSpec, TensorSpec
 from alfish.trainers.experiment import Experiment
+from alfish.trainers.on_policy_batches import OnPolicyBatches
 from alfish.trainers.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -134,36 +135,83 @@ def test_the_error_that_the_page_shows_for_a_misspelt_hook(tutorial, tmp_path):
     assert run.stderr.splitlines()[-1] == shown.replace("\n", " ")
 
 
+OBSERVATION, ACTION = TensorSpec((1,)), BoundedTensorSpec((), torch.int64, 0, 1)
+
+
+class ObservedValue(torch.nn.Module):
+    """The observation is the value, and each of two parameters."""
+
+    def __init__(self, observation_spec, num_parameters):
+        super().__init__()
+
+    def forward(self, features):
+        return features.expand(*features.shape[:-1], 2), features[..., 0]
+
+
+def make_regression(action_spec=ACTION, **arguments):
+    given = {"network": ObservedValue, "discount": 0.5, "return_lambda": 1.0, "temperature": 1.0}
+    return regression().AdvantageWeightedRegression(OBSERVATION, action_spec, **(given | arguments))
+
+
 @ALGORITHM
 def test_the_targets_of_the_page_by_hand(tutorial):
-    module = regression()
-    observation, action = TensorSpec((1,)), BoundedTensorSpec((), torch.int64, 0, 1)
-
-    class ObservedValue(torch.nn.Module):
-        def __init__(self, observation_spec, num_parameters):
-            super().__init__()
-
-        def forward(self, features):
-            return features.expand(*features.shape[:-1], 2), features[..., 0]
-
-    algorithm = module.AdvantageWeightedRegression(
-        observation, action, network=ObservedValue, discount=0.5, return_lambda=1.0, temperature=1.0, max_weight=2.0
-    )
+    algorithm = make_regression(max_weight=2.0)
     # An episode that terminates in row 2, and the next one; the values are 1, 1, 7, 1, 4.
-    rows = specs.zeros(time_step_spec(observation, action), (1, 5))._replace(
+    rows = specs.zeros(time_step_spec(OBSERVATION, ACTION), (1, 5))._replace(
         step_type=torch.tensor([[0, 1, 2, 0, 1]], dtype=torch.uint8),
         reward=torch.tensor([[0.0, 1.0, 2.0, 0.0, 1.0]]),
         discount=torch.tensor([[1.0, 1.0, 0.0, 1.0, 1.0]]),
         observation=torch.tensor([[[1.0], [1.0], [7.0], [1.0], [4.0]]]),
     )
     taken = torch.tensor([[0, 1, 1, 0, 1]])
-    inputs, targets = algorithm.preprocess_experience(rows, (), BatchInfo(taken, torch.arange(5)[None]))
+    inputs, targets = algorithm.preprocess_experience(rows, taken, BatchInfo(taken, torch.arange(5)[None]))
     assert targets.returns.tolist() == [[1.0 + 0.5 * 2.0, 2.0, 7.0, 1.0 + 0.5 * 4.0]]
     # Advantages 1, 1, (none), 2: mean 4/3, unbiased standard deviation 1/sqrt(3).
     expected = torch.tensor([-1.0, -1.0, 2.0]).div(math.sqrt(3.0)).exp().clamp_max(2.0)
     torch.testing.assert_close(targets.weight[0, [0, 1, 3]], expected)
     assert targets.action.tolist() == [[0, 1, 1, 0]]
+    assert targets.is_known.tolist() == [[True, True, False, True]]
     assert inputs.reward.shape == (1, 4)
+
+
+@ALGORITHM
+def test_nothing_is_learned_behind_the_newest_row(tutorial):
+    algorithm = make_regression(discount=1.0, return_lambda=0.95)
+    # Rows 1 to 5 of an episode that goes on; row 5, with a reward of 10, is the newest and so repeated.
+    rows = specs.zeros(time_step_spec(OBSERVATION, ACTION), (1, 6))._replace(
+        step_type=torch.ones(1, 6, dtype=torch.uint8),
+        reward=torch.tensor([[0.0, 0.0, 0.0, 0.0, 10.0, 10.0]]),
+        discount=torch.ones(1, 6),
+    )
+    taken = torch.zeros(1, 6, dtype=torch.int64)
+    position = torch.tensor([[1, 2, 3, 4, 5, 5]])
+    inputs, targets = algorithm.preprocess_experience(rows, taken, BatchInfo(taken, position))
+    torch.testing.assert_close(targets.returns[:, :4], torch.tensor([[10 * 0.95**3, 10 * 0.95**2, 10 * 0.95, 10.0]]))
+    assert targets.is_known.tolist() == [[True, True, True, True, False]]
+    flat, flat_targets = nest.map_structure(lambda leaf: leaf.flatten(0, 1), (inputs, targets))
+    loss = algorithm.calc_loss(algorithm.train_step(flat, (), flat_targets).info).loss
+    assert loss[4] == 0.0 and (loss[:4] > 0.0).all()
+
+
+@ALGORITHM
+def test_the_probability_that_counts_is_that_of_what_was_drawn(tutorial):
+    box = BoundedTensorSpec((1,), torch.float32, -0.01, 0.01)
+    algorithm = make_regression(box)
+    rows = specs.zeros(time_step_spec(OBSERVATION, box), (1, 5))
+    step = algorithm.rollout_step(nest.map_structure(lambda leaf: leaf[0], rows), ())
+    assert (step.output.abs() <= 0.01).all() and (step.info.abs() > 0.01).any()
+    taken, drawn = step.output[None], step.info[None]
+    inputs, targets = algorithm.preprocess_experience(rows, drawn, BatchInfo(taken, torch.arange(5)[None]))
+    info = algorithm.train_step(inputs, (), targets).info
+    expected = torch.distributions.Normal(0.0, 1.0).log_prob(drawn[:, :4, 0])  # of two parameters of zero
+    torch.testing.assert_close(info.log_prob, expected)
+
+
+@ALGORITHM
+def test_a_fresh_window_is_refused(tutorial):
+    sizes = ["OnPolicyBatches.mini_batch_size=8", "OnPolicyBatches.num_epochs=1"]
+    with pytest.raises(ValueError, match="AdvantageWeightedRegression learns from blocks of a replay"):
+        make_trainer(tutorial, f"Trainer.batch_source=@{OnPolicyBatches.__name__}", *sizes)
 
 
 @ALGORITHM

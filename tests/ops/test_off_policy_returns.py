@@ -7,7 +7,6 @@ import torch
 from row_blocks import brute_force_n_step, brute_force_v_trace, random_block
 
 from alfish.ops.off_policy_returns import (
-    discrete_soft_value,
     double_q_target,
     importance_weights,
     lambda_return,
@@ -222,26 +221,5 @@ def test_double_q_targets_with_leading_axes_against_a_loop():
             assert found[b, t] == target[b, t, best]
 
 
-def test_soft_values_by_hand():
+def test_a_soft_value_by_hand():
     assert soft_value(torch.tensor([3.0]), torch.tensor([-2.0]), 0.5).tolist() == [4.0]
-    probabilities = torch.tensor([[0.25, 0.75]])
-    value = discrete_soft_value(torch.tensor([[1.0, 2.0]]), probabilities.log(), 0.5)
-    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert value.item() == pytest.approx(0.25 * 1.0 + 0.75 * 2.0 + 0.5 * entropy)
-
-
-def test_the_best_policy_of_a_soft_value_is_the_softmax():
-    # Its value is then α log sum exp(Q / α): Haarnoja et al. 2017.
-    q_value = torch.tensor([[1.0, 2.0, -1.0]])
-    log_probabilities = torch.log_softmax(q_value / 0.3, dim=-1)
-    expected = 0.3 * torch.logsumexp(q_value / 0.3, dim=-1)
-    torch.testing.assert_close(discrete_soft_value(q_value, log_probabilities, 0.3), expected)
-    worse = discrete_soft_value(q_value, torch.log_softmax(q_value / 0.6, dim=-1), 0.3)
-    assert (worse < expected).all()
-
-
-def test_illegal_actions_add_nothing_to_a_soft_value():
-    log_probabilities = torch.log_softmax(torch.tensor([[1.0, 2.0, -1.0e30]]), dim=-1)
-    found = discrete_soft_value(torch.tensor([[1.0, 2.0, 50.0]]), log_probabilities, 0.5)
-    expected = discrete_soft_value(torch.tensor([[1.0, 2.0]]), log_probabilities[:, :2], 0.5)
-    torch.testing.assert_close(found, expected)

@@ -3,13 +3,11 @@ import math
 import pytest
 import torch
 
-from alfish.ops.masking import mask_logits
 from alfish.ops.policy_losses import (
     approximate_kl,
     candidate_cross_entropy,
     clip_fraction,
     clipped_surrogate_loss,
-    discrete_soft_actor_loss,
     policy_gradient_loss,
     soft_actor_loss,
     temperature_loss,
@@ -90,28 +88,6 @@ def test_soft_actor_loss_by_hand():
     assert loss.tolist() == [-3.5]
     loss.sum().backward()
     assert (log_prob.grad.item(), q_value.grad.item()) == (0.5, -1.0)
-
-
-def test_discrete_soft_actor_loss_by_hand():
-    probabilities = torch.tensor([[0.25, 0.75]])
-    loss = discrete_soft_actor_loss(probabilities.log(), torch.tensor([[1.0, 2.0]]), 0.5)
-    assert loss.item() == pytest.approx(0.25 * (0.5 * math.log(0.25) - 1.0) + 0.75 * (0.5 * math.log(0.75) - 2.0))
-
-
-def test_discrete_soft_actor_loss_is_least_at_the_softmax():
-    q_value = torch.tensor([[1.0, 2.0, -1.0]])
-    logits = (q_value / 0.3).requires_grad_()
-    discrete_soft_actor_loss(torch.log_softmax(logits, dim=-1), q_value, 0.3).sum().backward()
-    torch.testing.assert_close(logits.grad, torch.zeros(1, 3), atol=1e-6, rtol=0.0)
-
-
-def test_illegal_actions_get_no_gradient_from_the_discrete_soft_actor_loss():
-    logits = torch.tensor([[1.0, 2.0, 0.5]], requires_grad=True)
-    masked = mask_logits(logits, torch.tensor([[True, True, False]]))
-    loss = discrete_soft_actor_loss(torch.log_softmax(masked, dim=-1), torch.tensor([[1.0, 0.0, 9.0]]), 0.5)
-    loss.sum().backward()
-    assert loss.isfinite().all() and logits.grad.isfinite().all()
-    assert logits.grad[0, 2] == 0.0 and logits.grad[0, 0] != 0.0
 
 
 def test_temperature_loss_by_hand():

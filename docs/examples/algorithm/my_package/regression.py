@@ -11,6 +11,7 @@ from alfish.algorithms.algorithm import Algorithm
 from alfish.checks import check_in_range
 from alfish.data_structures import AlgStep, BatchInfo, LossInfo, RowsNeeded, TimeStep
 from alfish.networks.encoders import Encoder, IdentityEncoder, unroll_rows
+from alfish.ops.block_rows import ends_at_newest
 from alfish.ops.distributions import make_action_distribution
 from alfish.ops.masking import masked_normalize
 from alfish.ops.off_policy_returns import lambda_return
@@ -18,11 +19,12 @@ from my_package.networks import TwoHeads
 
 
 class Targets(NamedTuple):
-    """What a row is trained on: its action, how much that counts, and the return after it."""
+    """What a row is trained on: its action, how much that counts, the return after it, and whether it is known."""
 
     action: nest.Nest
     weight: torch.Tensor
     returns: torch.Tensor
+    is_known: torch.Tensor
 
 
 class Prediction(NamedTuple):
@@ -52,6 +54,8 @@ class AdvantageWeightedRegression(Algorithm):
     Raises:
         ValueError: an argument is out of its range, or there is no distribution of the actions.
     """
+
+    needs_replay = True
 
     def __init__(
         self,
@@ -95,22 +99,23 @@ class AdvantageWeightedRegression(Algorithm):
         features, state = self.encoder.step(time_step.observation, state)
         parameters, _ = self.network(features)
         sample, _ = self.action_distribution.sample(parameters)
-        return AlgStep(self.action_distribution.clip(sample), state)
+        return AlgStep(self.action_distribution.clip(sample), state, sample)
 
     @torch.no_grad()
     def preprocess_experience(
         self, root_inputs: TimeStep, rollout_info: nest.Nest, batch_info: BatchInfo
     ) -> tuple[TimeStep, Targets]:
         _, value = self.network(unroll_rows(self.encoder, root_inputs, batch_info.state))
-        is_last = root_inputs.is_last()
+        ends = root_inputs.is_last()
+        ends[:, :-1] |= ends_at_newest(ends, batch_info.position)
         returns = lambda_return(
-            root_inputs.reward, root_inputs.discount, value, is_last, self._discount, self._return_lambda
+            root_inputs.reward, root_inputs.discount, value, ends, self._discount, self._return_lambda
         )
-        advantage = masked_normalize(returns - value[:, :-1], ~is_last[:, :-1])
+        is_known = ~ends[:, :-1]
+        advantage = masked_normalize(returns - value[:, :-1], is_known)
         weight = torch.exp(advantage / self._temperature).clamp_max(self._max_weight)
-        num_rows = returns.shape[1]
-        inputs, action = nest.map_structure(lambda leaf: leaf[:, :num_rows], (root_inputs, batch_info.action))
-        return inputs, Targets(action, weight, returns)
+        inputs, action = nest.map_structure(lambda leaf: leaf[:, :-1], (root_inputs, rollout_info))
+        return inputs, Targets(action, torch.where(is_known, weight, 0.0), returns, is_known)
 
     def train_step(self, inputs: TimeStep, state: nest.Nest, rollout_info: Targets) -> AlgStep:
         parameters, value = self.network(unroll_rows(self.encoder, inputs, state))
@@ -119,6 +124,6 @@ class AdvantageWeightedRegression(Algorithm):
 
     def calc_loss(self, info: Prediction) -> LossInfo:
         policy_loss = -info.targets.weight * info.log_prob
-        value_loss = (info.targets.returns - info.value).square()
+        value_loss = torch.where(info.targets.is_known, (info.targets.returns - info.value).square(), 0.0)
         loss = policy_loss + self._value_loss_weight * value_loss
         return LossInfo(loss, {"policy_loss": policy_loss, "value_loss": value_loss})
