@@ -76,6 +76,7 @@ class Agent(Algorithm):
         self.needs_replay = self.algorithm.needs_replay
         self.burn_in = self.algorithm.burn_in
         self.gives_priorities = self.algorithm.gives_priorities
+        self.priority_settings = self.algorithm.priority_settings
         self.trains_on_last_rows = self.algorithm.trains_on_last_rows
         self.acting_phase = self.algorithm.acting_phase
         self.may_stop_early = self.algorithm.may_stop_early

@@ -111,6 +111,7 @@ class DQNAlgorithm(Algorithm):
     """
 
     needs_replay = True
+    priority_settings = ("DQNAlgorithm.prioritized = True", "DQNAlgorithm.prioritized = False")
 
     def __init__(
         self,
@@ -152,7 +153,7 @@ class DQNAlgorithm(Algorithm):
         self._discount = discount
         self._num_steps = num_steps
         self._double = double
-        self._epsilon_schedule = _epsilon_schedule(epsilon)
+        self._epsilon_schedule = as_schedule(epsilon, "DQNAlgorithm.epsilon", minimum=0.0, maximum=1.0)
         self._epsilon = self._epsilon_schedule(0.0)
         self._target_update = target_update
         self._huber_threshold = huber_threshold
@@ -290,11 +291,3 @@ class DQNAlgorithm(Algorithm):
         # A segment of nothing but the newest row keeps being drawn until its transition is known.
         waits = (~info.is_known).any(dim=1) & ~info.is_trained.any(dim=1)
         return torch.where(waits, priority.max(), priority)
-
-
-def _epsilon_schedule(epsilon: float | Schedule) -> Schedule:
-    schedule = as_schedule(epsilon, "DQNAlgorithm.epsilon", minimum=0.0)
-    largest = max(schedule(step / 100) for step in range(101))
-    if largest > 1.0:
-        raise ValueError(f"DQNAlgorithm.epsilon rises to {largest}; expected 0 to 1 in the whole run")
-    return schedule

@@ -38,6 +38,7 @@ class MuzeroAlgorithm(Algorithm):
         super().__init__(observation_spec, action_spec)
         self.representation = representation(observation_spec, action_spec)
         self.gives_priorities = self.representation.gives_priorities
+        self.priority_settings = self.representation.priority_settings
         self._policy = policy(
             observation_spec, action_spec, model=self.representation.model, discount=self.representation.discount
         )

@@ -92,6 +92,10 @@ class MuzeroRepresentationImpl(Algorithm):
     """
 
     trains_on_last_rows = True
+    priority_settings = (
+        "MuzeroRepresentationImpl.priority_function = 'value_error'",
+        "MuzeroRepresentationImpl.priority_function = None",
+    )
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ class PPOAlgorithm(Algorithm):
         discount: gamma, in [0, 1], for each environment step.
         gae_lambda: lambda of the advantage estimate, in [0, 1].
         clip_ratio: epsilon of the surrogate objective, a number or a schedule over the run, above 0 at its start
-            and nowhere below 0.
+            and in [0, 1] throughout.
         value_loss_weight: c1 of equation 9; the value loss has no factor 1/2.
         entropy_weight: c2 of equation 9, a number or a schedule over the run, nowhere below 0.
         normalize_advantage: to mean 0 and standard deviation 1 in each mini-batch, LAST rows left out.
@@ -119,7 +119,7 @@ class PPOAlgorithm(Algorithm):
         self._gae_lambda = gae_lambda
         self._value_loss_weight = value_loss_weight
         self._normalize_advantage = normalize_advantage
-        self._clip_schedule = as_schedule(clip_ratio, "PPOAlgorithm.clip_ratio", minimum=0.0)
+        self._clip_schedule = as_schedule(clip_ratio, "PPOAlgorithm.clip_ratio", minimum=0.0, maximum=1.0)
         self._entropy_schedule = as_schedule(entropy_weight, "PPOAlgorithm.entropy_weight", minimum=0.0)
         self.after_train_iter(Progress())
         bounds = {"clip_ratio, at the start of the run,": self._clip_ratio, "value_clip": value_clip}

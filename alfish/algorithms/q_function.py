@@ -76,5 +76,5 @@ def make_q_function(
     network = build_network(
         f"{owner}.q_network", q_network, observation_spec=built.output_spec, action_spec=action_spec
     )
-    check_outputs(network, (built.output_spec,), {"Q": (action_spec.num_values,)})
+    check_outputs(f"{owner}.q_network", network, (built.output_spec,), {"Q": (action_spec.num_values,)})
     return QFunction(built, network)

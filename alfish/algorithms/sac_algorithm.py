@@ -27,7 +27,7 @@ from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsN
 from alfish.networks.actor import ActorNetwork
 from alfish.networks.critics import CriticsNetwork
 from alfish.networks.encoders import Encoder, IdentityEncoder, on_rows, unroll_rows
-from alfish.networks.network_checks import build_encoder, build_network, check_outputs
+from alfish.networks.network_checks import build_encoder, build_network, check_outputs, takes_argument
 from alfish.ops.block_rows import ends_at_newest
 from alfish.ops.distributions import BoxDistribution
 from alfish.ops.masking import masked_means
@@ -36,6 +36,10 @@ from alfish.ops.policy_losses import soft_actor_loss, temperature_loss
 from alfish.ops.target_updates import TargetUpdate, check_target_update
 from alfish.ops.value_losses import squared_error
 from alfish.specs import is_choice
+
+
+_MAX_TEMPERATURE = 1.0e9
+"""Beyond, the squares of values in float32 soon overflow."""
 
 
 class SACInfo(NamedTuple):
@@ -107,8 +111,8 @@ class SACAlgorithm(Algorithm):
     Args:
         observation_spec: nest of TensorSpec.
         action_spec: a box or a nest of boxes, or one discrete choice.
-        actor: called with the `observation_spec` that the encoder gives, `action_spec` and, for boxes,
-            `box_distribution`; returns a module from features `[N, ...]` to parameters of the policy, `[N, P]`.
+        actor: called with the `observation_spec` that the encoder gives, `action_spec` and, if it takes
+            it for boxes, `box_distribution`; returns a module from features `[N, ...]` to parameters of the policy, `[N, P]`.
         critics: called with `observation_spec` likewise and `action_spec`; returns a module from features and actions
             to `[N, C]`, or for a discrete choice from features to `[N, C, A]`.
         encoder: called with `observation_spec`, returns what stands before both. The critics train it, the policy reads
@@ -116,9 +120,10 @@ class SACAlgorithm(Algorithm):
         box_distribution: the family of a box policy: "squashed_normal", "beta" or "normal".
         discount: gamma, in [0, 1], for each environment step.
         target_update: when and by how much the target networks follow, `@TargetUpdate()`.
-        initial_temperature: alpha at the start, above 0; the weight of the entropy beside the return.
+        initial_temperature: alpha at the start, above 0 and at most 1e9; the weight of the entropy beside the return.
         learns_temperature: whether alpha is moved to where the policy has its target entropy; else it stays.
-        target_entropy: in nats; of a box in units of half its width, of a "normal" in the action's own. None: -1 for
+        target_entropy: in nats; of a box in units of half its width, of a "normal" in the action's own; at most
+            the largest one that there is. None: -1 for
             each number of a box, and `target_entropy_share` of a discrete choice.
         target_entropy_share: the part of the largest entropy, log of the number of legal actions, in [0, 1].
         random_env_steps: so many environment steps at the start of the run, actions are drawn from all alike.
@@ -158,8 +163,7 @@ class SACAlgorithm(Algorithm):
         check_in_range("SACAlgorithm.discount", discount, 0.0, 1.0)
         check_in_range("SACAlgorithm.target_entropy_share", target_entropy_share, 0.0, 1.0)
         check_above("SACAlgorithm.initial_temperature", initial_temperature, 0.0)
-        if target_entropy is not None:
-            check_in_range("SACAlgorithm.target_entropy", target_entropy)
+        check_in_range("SACAlgorithm.initial_temperature", initial_temperature, maximum=_MAX_TEMPERATURE)
         check_target_update("SACAlgorithm.target_update", target_update)
         self._legal = LegalMask(legal_mask_key, observation_spec, action_spec, "SACAlgorithm")
         features = build_encoder("SACAlgorithm.encoder", encoder, observation_spec)
@@ -168,11 +172,13 @@ class SACAlgorithm(Algorithm):
         made = build_network("SACAlgorithm.critics", critics, **arguments)
         if is_choice(action_spec):
             self._policy = SoftDiscretePolicy(action_spec, target_entropy, target_entropy_share)
-            self.actor = build_network("SACAlgorithm.actor", actor, **arguments)
         else:
             self._policy = SoftBoxPolicy(action_spec, box_distribution, target_entropy)
-            self.actor = build_network("SACAlgorithm.actor", actor, **arguments, box_distribution=box_distribution)
-        check_outputs(self.actor, (features.output_spec,), {"parameters": (self._policy.num_parameters,)})
+            if takes_argument(actor, "box_distribution"):
+                arguments["box_distribution"] = box_distribution
+        self.actor = build_network("SACAlgorithm.actor", actor, **arguments)
+        parameters = {"parameters": (self._policy.num_parameters,)}
+        check_outputs("SACAlgorithm.actor", self.actor, (features.output_spec,), parameters)
         _check_critics(made, features.output_spec, action_spec)
         self.critic_side = CriticSide(features, made)
         self.target_side = copy.deepcopy(self.critic_side).requires_grad_(False)
@@ -329,6 +335,6 @@ def _check_critics(critics: torch.nn.Module, features_spec: nest.Nest, action_sp
             "many values it gives for a row and an action, at least 1"
         )
     if is_choice(action_spec):
-        check_outputs(critics, (features_spec,), {"Q": (num_critics, action_spec.num_values)})
+        check_outputs("SACAlgorithm.critics", critics, (features_spec,), {"Q": (num_critics, action_spec.num_values)})
     else:
-        check_outputs(critics, (features_spec, action_spec), {"Q": (num_critics,)})
+        check_outputs("SACAlgorithm.critics", critics, (features_spec, action_spec), {"Q": (num_critics,)})

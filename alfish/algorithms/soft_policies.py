@@ -8,6 +8,7 @@ import torch
 
 from alfish import nest
 from alfish.algorithms.legal_masks import mask_if_any
+from alfish.checks import check_in_range
 from alfish.networks.critics import ActionVector, frozen
 from alfish.ops.categorical_distributions import categorical_entropy, categorical_log_prob, sample_categorical
 from alfish.ops.distributions import BoxDistribution, ReparameterizedDistribution, make_action_distribution
@@ -97,7 +98,8 @@ class SoftBoxPolicy(torch.nn.Module):
         target_entropy: in nats, of the action in units of half its width; None for -1 for each of its D numbers.
 
     Raises:
-        ValueError: the action is something else, or has bounds that the family cannot do with.
+        ValueError: the action is something else, or has bounds that the family cannot do with; or no distribution of
+            the family has so large an entropy.
     """
 
     def __init__(self, action_spec: nest.Nest, box_distribution: BoxDistribution, target_entropy: float | None):
@@ -107,6 +109,10 @@ class SoftBoxPolicy(torch.nn.Module):
         self.distribution = cast(ReparameterizedDistribution, distribution)  # all families of boxes are
         self.num_parameters = distribution.num_parameters
         self._action_spec = action_spec
+        if target_entropy is not None:
+            # The uniform distribution has the most, log 2 for each number in units of half its width.
+            most = math.inf if box_distribution == "normal" else num_dims * math.log(2.0)
+            check_in_range("SACAlgorithm.target_entropy", target_entropy, maximum=most)
         self._target_entropy = float(-num_dims) if target_entropy is None else target_entropy
 
     def act(
@@ -164,6 +170,9 @@ class SoftDiscretePolicy(torch.nn.Module):
         action_spec: one discrete choice of A.
         target_entropy: in nats; None for a share of the largest one.
         target_entropy_share: of log A, or of the logarithm of the number of legal actions.
+
+    Raises:
+        ValueError: no policy has this entropy.
     """
 
     def __init__(self, action_spec: BoundedTensorSpec, target_entropy: float | None, target_entropy_share: float):
@@ -171,6 +180,8 @@ class SoftDiscretePolicy(torch.nn.Module):
         self.num_parameters = action_spec.num_values
         self._first = int(action_spec.bounds()[0])
         self._dtype = action_spec.dtype
+        if target_entropy is not None:
+            check_in_range("SACAlgorithm.target_entropy", target_entropy, 0.0, math.log(self.num_parameters))
         self._target_entropy = target_entropy
         self._share = target_entropy_share
 

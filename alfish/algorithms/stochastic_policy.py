@@ -1,16 +1,21 @@
 """A policy that draws its actions from a distribution: what the policy-gradient algorithms share."""
 
-import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-from alfish import nest, specs
+from alfish import nest
 from alfish.algorithms.legal_masks import LegalMask, mask_if_any
 from alfish.data_structures import AlgStep, BatchInfo, StepType, TimeStep
 from alfish.networks.encoders import Encoder, on_rows, unroll_rows
-from alfish.networks.network_checks import build_encoder, build_network, check_outputs
+from alfish.networks.network_checks import (
+    build_encoder,
+    build_network,
+    check_outputs,
+    takes_argument,
+    try_network,
+)
 from alfish.ops.distributions import BoxDistribution, make_action_distribution
 
 
@@ -86,12 +91,14 @@ class StochasticPolicy(torch.nn.Module):
         self.encoder = build_encoder(f"{owner}.encoder", encoder, observation_spec)
         features = self.encoder.output_spec
         arguments = {"observation_spec": features, "action_spec": action_spec}
-        if _takes(network, "box_distribution"):
+        if takes_argument(network, "box_distribution"):
             arguments["box_distribution"] = box_distribution
-        self.network = build_network(f"{owner}.{network_setting}", network, **arguments)
-        self.has_value = needs_value or _returns_pair(self.network, features)
+        setting = f"{owner}.{network_setting}"
+        self.network = build_network(setting, network, **arguments)
+        returns_pair = not isinstance(try_network(setting, self.network, (features,)), torch.Tensor)
+        self.has_value = needs_value or returns_pair
         outputs: dict[str, tuple[int, ...]] = {"parameters": (self.distribution.num_parameters,)}
-        check_outputs(self.network, (features,), outputs | ({"values": ()} if self.has_value else {}))
+        check_outputs(setting, self.network, (features,), outputs | ({"values": ()} if self.has_value else {}))
 
     def initial_state(self, batch_size: int) -> nest.Nest:
         """The encoder's."""
@@ -161,17 +168,3 @@ def split_window(
         lambda leaf: leaf[:, :num_rows], (root_inputs, rollout_info, batch_info.action)
     )
     return Collected(inputs, info.sample if policy.distribution.clips else action, info.log_prob)
-
-
-def _takes(function: Callable[..., Any], name: str) -> bool:
-    # A network that is already built is refused by `build_network`.
-    return not isinstance(function, torch.nn.Module) and name in inspect.signature(function).parameters
-
-
-def _returns_pair(network: torch.nn.Module, features: nest.Nest) -> bool:
-    training = network.training
-    network.eval()  # zeros must leave no trace in running statistics
-    with torch.no_grad():
-        returned = network(specs.zeros(features, (2,)))
-    network.train(training)
-    return not isinstance(returned, torch.Tensor)

@@ -101,6 +101,8 @@ class ActionVector(torch.nn.Module):
                     " real numbers or a nest of these: encode a mixed action as one of them in the environment"
                 )
             bounds.append([bound.to(torch.float32).expand(spec.shape).flatten() for bound in spec.bounds()])
+        if not bounds:
+            raise ValueError(f"the action spec {action_spec} has no parts; expected at least one box of real numbers")
         low, high = (torch.cat(side) for side in zip(*bounds, strict=True))
         width = high - low
         is_box = width.isfinite() & (width > 0.0)

@@ -58,12 +58,7 @@ class RecurrentEncoder(torch.nn.Module):
         check_at_least("RecurrentEncoder.state_size", state_size, 1)
         if cell not in get_args(Cell):
             raise ValueError(f"RecurrentEncoder.cell is {cell!r}; expected one of {get_args(Cell)}")
-        self.encoder = build_encoder("RecurrentEncoder.encoder", encoder, observation_spec)
-        if nest.leaves(self.encoder.initial_state(1)):
-            raise ValueError(
-                f"RecurrentEncoder.encoder makes a {type(self.encoder).__name__}, which has a memory of its own; "
-                "expected one without, such as @MLPEncoder or @ImageEncoder"
-            )
+        self.encoder = _build_without_memory(encoder, observation_spec)
         self._flatten = ObservationFlattener(self.encoder.output_spec)
         self._is_lstm = cell == "lstm"
         # As torch's cells lay them out: the gates one below the other.
@@ -105,3 +100,17 @@ class RecurrentEncoder(torch.nn.Module):
         if self._is_lstm:
             return RecurrentState(*torch.lstm_cell(inputs, (state.hidden, state.cell), *weights))
         return RecurrentState(torch.gru_cell(inputs, state.hidden, *weights))
+
+
+def _build_without_memory(make: Callable[..., Encoder], observation_spec: nest.Nest) -> Encoder:
+    # Bound to itself, it would make one inside of the other for ever.
+    is_recurrent = isinstance(make, type) and issubclass(make, RecurrentEncoder)
+    if not is_recurrent:
+        encoder = build_encoder("RecurrentEncoder.encoder", make, observation_spec)
+        if not nest.leaves(encoder.initial_state(1)):
+            return encoder
+    name = RecurrentEncoder.__name__ if is_recurrent else type(encoder).__name__
+    raise ValueError(
+        f"RecurrentEncoder.encoder makes a {name}, which has a memory of its own; expected one without, such as "
+        "@MLPEncoder or @ImageEncoder"
+    )

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import gin
 
+from alfish.checks import check_made
+
 Schedule = Callable[[float], float]
 """From the fraction of the run that is done to a value."""
 
@@ -80,22 +82,27 @@ class StepSchedule:
         return self._values[bisect.bisect_right(self._boundaries, fraction)]
 
 
-def as_schedule(value: float | Schedule, name: str, minimum: float = -math.inf) -> Schedule:
+def as_schedule(value: float | Schedule, name: str, minimum: float = -math.inf, maximum: float = math.inf) -> Schedule:
     """A schedule from a number or a schedule.
 
     Args:
         value: a number, or a function of the fraction of the run.
         name: of the argument, for the message.
         minimum: what it must not fall below anywhere in the run; looked at every hundredth of it.
+        maximum: what it must not rise above.
 
     Raises:
-        ValueError: it is neither, or not finite, or below the minimum somewhere.
+        ValueError: it is neither, or not finite, or outside of these somewhere.
     """
+    if isinstance(value, type):
+        check_made(name, value, True, f"@{value.__name__}()")
     schedule = value if callable(value) else ConstantSchedule(_finite(value, name))
     for step in range(101):
         number = _finite(schedule(step / 100), f"{name} at {step} % of the run")
         if number < minimum:
             raise ValueError(f"{name} is {number} at {step} % of the run; it must be at least {minimum:g} everywhere")
+        if number > maximum:
+            raise ValueError(f"{name} is {number} at {step} % of the run; it must be at most {maximum:g} everywhere")
     return schedule
 
 

@@ -124,7 +124,7 @@ class BatchSource:
         raise NotImplementedError(f"{type(self).__name__} must define updates_after(env_steps)")
 
     def example(self) -> TrainBatch:
-        """A batch made of rows of zeros, as large as the ones that `batches` yields."""
+        """A batch made of rows of zeros, in which all actions are legal, as large as the ones that `batches` yields."""
         raise NotImplementedError(f"{type(self).__name__} must define example()")
 
     def add(self, window: Experience, first_env: int = 0) -> None:
@@ -187,6 +187,16 @@ class BatchSource:
             if training:
                 context.algorithm.train()
         return TrainBatch(inputs, info, batch_info.importance_weight, state=batch_info.state)
+
+
+def example_observation(observation_spec: nest.Nest, outer_dims: tuple[int, ...]) -> nest.Nest:
+    """An observation of zeros, but of ones in entries of numbers in [0, 1]: a mask of legal actions allows them all."""
+
+    def example(spec: specs.TensorSpec) -> torch.Tensor:
+        may_be_mask = isinstance(spec, specs.BoundedTensorSpec) and (spec.minimum, spec.maximum) == (0, 1)
+        return spec.zeros(outer_dims).fill_(1 if may_be_mask else 0)
+
+    return nest.map_structure(example, observation_spec)
 
 
 def _check_stored_state(context: SourceContext) -> None:

@@ -8,7 +8,7 @@ import torch
 from alfish import nest, specs
 from alfish.checks import check_at_least
 from alfish.data_structures import BatchInfo, Experience, Progress
-from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch
+from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch, example_observation
 
 
 @gin.configurable
@@ -66,7 +66,10 @@ class OnPolicyBatches(BatchSource):
     def example(self) -> TrainBatch:
         context = self._context
         num_envs, length, past = context.window_envs, context.window_length, context.transform.past_rows
-        time_step = specs.zeros(context.row_specs.time_step, (num_envs, past + length + 1))
+        row_specs, outer = context.row_specs.time_step, (num_envs, past + length + 1)
+        time_step = specs.zeros(row_specs, outer)._replace(
+            observation=example_observation(row_specs.observation, outer)
+        )
         answers = [specs.zeros(field, (num_envs, length)) for field in context.row_specs[1:]]
         sequences = self._sequences(Experience(time_step, *answers))
         return _pick(sequences, torch.arange(min(self._sequences_per_batch, self._sequences_of_window)))

@@ -13,7 +13,7 @@ from alfish.experience_replayers.replay_buffer import ReplayBuffer
 from alfish.experience_replayers.samplers import SampledRows
 from alfish.experience_replayers.sizes import ReplayBytes
 from alfish.experience_replayers.storage import Disk
-from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch
+from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch, example_observation
 
 
 @gin.configurable
@@ -99,7 +99,8 @@ class ReplayBatches(BatchSource):
         past, future, future_observations, tail_needed = self._rows_needed
         row_specs, num_rows = self._row_specs, self._batch_size
         outer = (num_rows, past + self._segment_length + future)
-        observation = specs.zeros(row_specs.time_step.observation, (num_rows, outer[1] - future + future_observations))
+        outer_seen = (num_rows, outer[1] - future + future_observations)
+        observation = example_observation(row_specs.time_step.observation, outer_seen)
         without = row_specs._replace(time_step=row_specs.time_step._replace(observation=()), state=())
         rows = specs.zeros(without, outer)
         rows = rows._replace(time_step=rows.time_step._replace(observation=observation))
@@ -171,14 +172,16 @@ def _check_burn_in(context: SourceContext, segment_length: int) -> None:
 
 def _check_priorities(context: SourceContext, draws_by_priority: bool) -> None:
     name, sampler = type(context.algorithm).__name__, f"{context.prefix}ReplayBuffer.sampler"
+    settings = context.algorithm.priority_settings
     if draws_by_priority and not context.algorithm.gives_priorities:
+        or_set = "" if settings is None else f", or set {settings[0]}"
         raise ValueError(
             f"{name} gives no priorities, but its replay draws by priority, and would keep the first ones for ever: "
-            f"bind {sampler} = @UniformSampler(), or let calc_loss give LossInfo.priority and gives_priorities be True "
-            "(MuzeroRepresentationImpl.priority_function = 'value_error', DQNAlgorithm.prioritized = True)"
+            f"bind {sampler} = @UniformSampler(){or_set}"
         )
     if context.algorithm.gives_priorities and not draws_by_priority:
+        or_set = "" if settings is None else f", or set {settings[1]}"
         raise ValueError(
-            f"{name} gives priorities, but its replay does not draw by them: bind {sampler} = @PrioritizedSampler(), "
-            "or let it give none (MuzeroRepresentationImpl.priority_function = None, DQNAlgorithm.prioritized = False)"
+            f"{name} gives priorities, but its replay does not draw by them: bind {sampler} = @PrioritizedSampler()"
+            f"{or_set}"
         )

@@ -330,11 +330,17 @@ def test_what_it_declares():
     [
         ({"discount": 1.5}, r"DQNAlgorithm.discount is 1.5; expected a number in \[0, 1\]"),
         ({"num_steps": 0}, "DQNAlgorithm.num_steps is 0; it must be at least 1"),
-        ({"epsilon": 1.5}, "DQNAlgorithm.epsilon rises to 1.5; expected 0 to 1"),
+        ({"epsilon": 1.5}, "DQNAlgorithm.epsilon is 1.5 at 0 % of the run; it must be at most 1"),
+        ({"epsilon": LinearSchedule}, r"epsilon is the class LinearSchedule; .* @LinearSchedule\(\) with its paren"),
         ({"epsilon": LinearSchedule(1.0, -0.1)}, "DQNAlgorithm.epsilon is -0.0"),
         ({"huber_threshold": 0.0}, "DQNAlgorithm.huber_threshold is 0.0; expected a finite number above 0"),
         ({"huber_threshold": "1"}, "DQNAlgorithm.huber_threshold is '1'; expected a finite number above 0"),
         ({"max_priority_share": -1.0}, "DQNAlgorithm.max_priority_share is -1.0"),
+        (
+            {"encoder": QNetwork},
+            "DQNAlgorithm.encoder is QNetwork, which cannot be called with observation_spec: .*Encoder",
+        ),
+        ({"q_network": functools.partial(QNetwork, hidden_sizes=(0,))}, r"DQNAlgorithm.q_network \(partial\): .*, 0, "),
         ({"burn_in": 2}, "DQNAlgorithm.burn_in is 2, but IdentityEncoder has no memory"),
         ({"target_update": TargetUpdate}, r"DQNAlgorithm.target_update is the class TargetUpdate; .*@TargetUpdate\(\)"),
         ({"target_update": None}, r"DQNAlgorithm.target_update is None; expected, in a gin file, @TargetUpdate\(\)"),

@@ -324,6 +324,7 @@ def test_what_it_declares():
         ({"value_loss_weight": math.inf}, "PPOAlgorithm.value_loss_weight is inf"),
         ({"entropy_weight": math.nan}, "PPOAlgorithm.entropy_weight is nan"),
         ({"clip_ratio": 0.0}, "PPOAlgorithm.clip_ratio, at the start of the run, is 0.0"),
+        ({"clip_ratio": 2.0}, "PPOAlgorithm.clip_ratio is 2.0 at 0 % of the run; it must be at most 1"),
         ({"clip_ratio": "0.2"}, "PPOAlgorithm.clip_ratio is '0.2'"),
         ({"value_clip": 0.0}, "PPOAlgorithm.value_clip is 0.0"),
         ({"actor_critic": ActorCriticNetwork(OBSERVATION, DISCRETE)}, "without the parentheses"),

@@ -13,7 +13,9 @@ from alfish.data_structures import BatchInfo, Progress, RowsNeeded, TimeStep, ti
 from alfish.networks.actor import ActorNetwork
 from alfish.networks.critics import CriticsNetwork
 from alfish.networks.encoders import IdentityEncoder, MLPEncoder
+from alfish.networks.q_network import QNetwork
 from alfish.networks.recurrent_encoder import RecurrentEncoder
+from alfish.ops.schedules import LinearSchedule
 from alfish.ops.target_updates import TargetUpdate
 from alfish.specs import BoundedTensorSpec, TensorSpec
 
@@ -246,6 +248,16 @@ REFUSED = [
     ({"discount": 1.5}, "SACAlgorithm.discount is 1.5"),
     ({"initial_temperature": 0.0}, "SACAlgorithm.initial_temperature is 0.0; expected a finite number above 0"),
     ({"target_entropy": math.nan}, "SACAlgorithm.target_entropy is nan"),
+    ({"initial_temperature": 1.0e30}, r"SACAlgorithm.initial_temperature is 1e\+30; expected .* at most 1e\+09"),
+    ({"initial_temperature": LinearSchedule(1.0)}, "SACAlgorithm.initial_temperature is .*; expected a finite number"),
+    ({"target_entropy": 0.7}, "SACAlgorithm.target_entropy is 0.7; expected a finite number of at most 0.693147"),
+    ({"action_spec": CHOICE, "target_entropy": 50}, r"target_entropy is 50; expected a number in \[0, 0.693147\]"),
+    ({"action_spec": {}}, "SACAlgorithm.critics .CriticsNetwork.: the action spec {} has no parts"),
+    ({"encoder": ActorNetwork}, "SACAlgorithm.encoder is ActorNetwork, which cannot be called with observation_spec"),
+    ({"actor": CriticsNetwork}, "SACAlgorithm.actor: CriticsNetwork cannot read rows of TensorSpec"),
+    ({"actor": QNetwork}, r"SACAlgorithm.actor \(QNetwork\): .* is not one discrete choice"),
+    ({"action_spec": CHOICE, "actor": CriticsNetwork}, r"SACAlgorithm.actor: .*\(2, 2, 2\); expected parameters"),
+    ({"critics": QNetwork}, r"SACAlgorithm.critics \(QNetwork\): .* is not one discrete choice"),
     ({"target_entropy_share": 2.0}, "SACAlgorithm.target_entropy_share is 2.0"),
     ({"random_env_steps": -1}, "SACAlgorithm.random_env_steps is -1"),
     ({"target_update": TargetUpdate}, r"is the class TargetUpdate; .* @TargetUpdate\(\) with its parentheses"),

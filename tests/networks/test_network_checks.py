@@ -27,7 +27,7 @@ class Pair(torch.nn.Module):
 def test_a_network_that_fits_is_left_as_it_was():
     network = Pair()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    check_outputs(network, (VECTOR,), {"parameters": (2,), "values": ()})
+    check_outputs("Some.network", network, (VECTOR,), {"parameters": (2,), "values": ()})
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -37,7 +37,7 @@ def test_several_inputs_and_one_output():
         def forward(self, observation, action):
             return (observation["x"] * action.unsqueeze(-1)).sum(-1)
 
-    check_outputs(Critic(), ({"x": VECTOR}, TensorSpec(())), {"values": ()})
+    check_outputs("Some.network", Critic(), ({"x": VECTOR}, TensorSpec(())), {"values": ()})
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_several_inputs_and_one_output():
 )
 def test_other_shapes_are_refused(outputs, message):
     with pytest.raises(ValueError, match=message):
-        check_outputs(Pair(), (VECTOR,), outputs)
+        check_outputs("Some.network", Pair(), (VECTOR,), outputs)
 
 
 def test_only_constructors_of_networks_are_taken():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from alfish import specs
+from alfish import nest, specs
 from alfish.networks.mlp import ObservationFlattener
 from alfish.networks.preprocessing import FrameStack, ObservationTransform, episode_begins
 
@@ -88,3 +88,73 @@ def test_bad_arguments():
         FrameStack(SPEC, num_frames=0)
     with pytest.raises(ValueError, match="'speed'"):
         FrameStack({"speed": specs.TensorSpec(())})
+
+
+MIXED = {
+    "inner": {"frame": specs.TensorSpec((1, 2), torch.uint8), "clock": specs.BoundedTensorSpec((), torch.int64, 0, 9)},
+    "mask": specs.BoundedTensorSpec((3,), torch.int8, 0, 1),
+    "vector": specs.TensorSpec((2,)),
+}
+
+
+@pytest.mark.parametrize("keys", [("inner.frame", "vector"), ["vector", "inner.frame"]])
+def test_only_the_named_entries_are_stacked(keys):
+    transform = FrameStack(MIXED, num_frames=3, keys=keys)
+    frame, vector = specs.TensorSpec((3, 2), torch.uint8), specs.TensorSpec((6,))
+    clock = MIXED["inner"]["clock"]
+    assert transform.output_spec == {
+        "inner": {"frame": frame, "clock": clock},
+        "mask": MIXED["mask"],
+        "vector": vector,
+    }
+    assert sorted(tuple(leaf.shape) for leaf in transform.initial_state(5, "cpu")) == [(5, 3, 2), (5, 6)]
+
+
+def test_a_key_names_all_that_is_below_it():
+    spec = {"inner": {"a": specs.TensorSpec((1,)), "b": specs.TensorSpec((2,))}, "inner2": specs.TensorSpec((1,))}
+    seen = FrameStack(spec, num_frames=2, keys=("inner",)).output_spec
+    assert [leaf.shape for leaf in (seen["inner"]["a"], seen["inner"]["b"], seen["inner2"])] == [(2,), (4,), (1,)]
+
+
+def test_unroll_equals_step_where_only_some_entries_are_stacked():
+    torch.manual_seed(0)
+    transform = FrameStack(MIXED, num_frames=3, keys=("inner.frame",))
+    begins = torch.rand(4, 20) < 0.2
+    begins[:, 0] = True
+    observation = {
+        "inner": {
+            "frame": torch.randint(0, 255, (4, 20, 1, 2), dtype=torch.uint8),
+            "clock": torch.arange(80).view(4, 20),
+        },
+        "mask": torch.randint(0, 2, (4, 20, 3), dtype=torch.int8),
+        "vector": torch.randn(4, 20, 2),
+    }
+    unrolled = transform.unroll(observation, begins)
+    state = transform.initial_state(4, "cpu")
+    for row in range(20):
+        now = nest.map_structure(lambda leaf, row=row: leaf[:, row], observation)
+        seen, state = transform.step(now, state, begins[:, row])
+        assert torch.equal(seen["mask"], now["mask"])
+        if row >= transform.past_rows:
+            then = nest.map_structure(lambda leaf, row=row: leaf[:, row - 2], unrolled)
+            nest.map_structure(torch.testing.assert_close, seen, then)
+
+
+@pytest.mark.parametrize(
+    ("spec", "keys", "cause"),
+    [
+        (MIXED, ("camera",), r"keys is \('camera',\); expected entries of the observation, which has \['inner.clock'"),
+        (MIXED, ("vec",), r"keys is \('vec',\)"),
+        (MIXED, (), r"keys is \(\)"),
+        (
+            MIXED,
+            None,
+            r"cannot stack the scalar observation 'inner.clock'; name the entries .* FrameStack.keys, or let",
+        ),
+        (specs.TensorSpec((2,)), ("a",), r"keys is \('a',\); expected .*, which has none, or None"),
+        (specs.TensorSpec(()), None, r"cannot stack an observation that is a scalar; let the environment"),
+    ],
+)
+def test_what_cannot_be_stacked(spec, keys, cause):
+    with pytest.raises(ValueError, match=cause):
+        FrameStack(spec, num_frames=2, keys=keys)

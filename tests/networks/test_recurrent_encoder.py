@@ -2,6 +2,7 @@
 
 import functools
 
+import gin
 import pytest
 import torch
 
@@ -103,3 +104,10 @@ def test_images_go_through_their_encoder_first():
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         RecurrentEncoder(VECTOR, **arguments)
+
+
+@pytest.mark.parametrize("scope", ["", "inner/"])
+def test_one_inside_of_itself_is_refused(scope):
+    gin.parse_config(f"RecurrentEncoder.encoder = @{scope}RecurrentEncoder")
+    with pytest.raises(ValueError, match="makes a RecurrentEncoder, which has a memory of its own"):
+        RecurrentEncoder(VECTOR)

@@ -29,6 +29,13 @@ def test_as_schedule():
     for value in ("0.5", math.nan, True, None):
         with pytest.raises(ValueError, match="Algorithm.x is"):
             as_schedule(value, "Algorithm.x")
+    with pytest.raises(ValueError, match=r"Algorithm.x is the class LinearSchedule; .* @LinearSchedule\(\) with its"):
+        as_schedule(LinearSchedule, "Algorithm.x")
+    assert as_schedule(linear, "x", minimum=0.0, maximum=1.0) is linear
+    with pytest.raises(ValueError, match=r"x is 0.49.* at 51 % of the run; it must be at least 0.5 everywhere"):
+        as_schedule(linear, "x", minimum=0.5)
+    with pytest.raises(ValueError, match=r"x is 1.0 at 0 % of the run; it must be at most 0.5 everywhere"):
+        as_schedule(linear, "x", maximum=0.5)
 
 
 @pytest.mark.parametrize(

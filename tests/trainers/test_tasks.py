@@ -209,18 +209,21 @@ def test_a_skipped_update_hands_down_nothing():
 
 def test_priorities_and_sampler_go_together():
     bind(PRIORITIES)
-    message = r"TinyAlgorithm gives no priorities, but .*: bind ReplayBuffer.sampler = @UniformSampler\(\), or .*"
-    with pytest.raises(ValueError, match=message + "MuzeroRepresentationImpl.priority_function = 'value_error'"):
+    message = r"TinyAlgorithm gives no priorities, but .*: bind ReplayBuffer.sampler = @UniformSampler\(\)$"
+    with pytest.raises(ValueError, match=message):
         make_trainer(algorithm=TinyAlgorithm)
     bind("part/ReplayBuffer.sampler = @UniformSampler()")
-    message = r"Prioritising gives priorities, but .*: bind part/ReplayBuffer.sampler = @PrioritizedSampler\(\), or let"
+    message = r"Prioritising gives priorities, but .*: bind part/ReplayBuffer.sampler = @PrioritizedSampler\(\)$"
     with pytest.raises(ValueError, match=message):
         make_trainer()
     bind(PRIORITIES)
     for name in (None, "value_error"):
         algorithm = functools.partial(small_muzero, policy={"num_simulations": 1}, priority_function=name)
         if name is None:
-            with pytest.raises(ValueError, match="MuzeroAlgorithm gives no priorities, but its replay draws by"):
+            message = (
+                "MuzeroAlgorithm gives no priorities, .*or set MuzeroRepresentationImpl.priority_function = 'value"
+            )
+            with pytest.raises(ValueError, match=message):
                 make_trainer(algorithm=algorithm)
         else:
             make_trainer(algorithm=algorithm)
