@@ -6,8 +6,11 @@ gin needs a look at it, and at `translate_error` in `gin_config.py`.
 """
 
 import difflib
+import functools
 import inspect
 import math
+import pathlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -17,6 +20,10 @@ from gin import config as gin_state
 
 ConfigKey = tuple[str, str, str]
 """Scope, complete selector and parameter of a binding. A macro is `(name, "gin.macro", "value")`."""
+
+
+_CONFIGURABLE = re.compile(r"^@gin\.configurable\b.*\n(?:@.*\n)*(?:class|def) (\w+)", re.MULTILINE)
+"""In a source, what is configured from gin."""
 
 
 class ConfigError(ValueError):
@@ -142,10 +149,35 @@ def find_configurable(selector: str) -> gin_state.Configurable:
         return gin_state._REGISTRY[matches[0]]
     if matches:
         raise ConfigError(f"{selector!r} is ambiguous; write more of the name: {' or '.join(sorted(matches))}")
+    raise ConfigError(f"nothing configurable is called {selector!r}{_unknown_hint(selector)}")
+
+
+def _unknown_hint(selector: str) -> str:
+    """What is probably meant by a name that no imported module gives to anything."""
+    name = selector.rpartition(".")[2]
+    elsewhere = _defined_in_package()
+    if name in elsewhere:
+        return f"; add `import {elsewhere[name]}` to the imports at the top of the file"
     known = [_short(known) for known, _ in gin_state._REGISTRY.items() if not known.startswith("gin.")]
-    hint = did_you_mean(selector, known) or did_you_mean(selector.rpartition(".")[2], known)
-    hint = hint or "; does an import at the top of the file name the module that defines it?"
-    raise ConfigError(f"nothing configurable is called {selector!r}{hint}")
+    known = [*known, *(each for each in elsewhere if each not in known)]
+    hint = did_you_mean(selector, known) or did_you_mean(name, known)
+    if hint:
+        return hint
+    longer = sorted(each for each in known if len(name) > 1 and each.lower().startswith(name.lower()))
+    if longer:
+        return f"; did you mean {' or '.join(longer[:3])}?"
+    return "; does an import at the top of the file name the module that defines it?"
+
+
+@functools.cache
+def _defined_in_package() -> dict[str, str]:
+    """Names of all configurables of this package and their modules, read from the sources: most are not imported."""
+    folder = pathlib.Path(__file__).parent
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join((folder.name, *path.relative_to(folder).with_suffix("").parts))
+        found |= dict.fromkeys(_CONFIGURABLE.findall(path.read_text(encoding="utf-8")), module)
+    return found
 
 
 def constructor(configurable: gin_state.Configurable) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """The guard around gin: what it refuses, what it says, and that a config survives the way to a worker."""
 
+import importlib.util
 import multiprocessing
 import pickle
 import textwrap
@@ -11,7 +12,7 @@ import pytest
 from absl import logging
 from gin_examples import Learner, Part, make_number, message_of
 
-from alfish import gin_config
+from alfish import gin_config, gin_tables
 from alfish.gin_config import ConfigError
 
 
@@ -163,6 +164,25 @@ def test_dynamic_registration_is_refused(write):
 
 
 # --- names ---
+
+
+def test_what_a_module_defines_that_is_not_imported(write, monkeypatch):
+    table = {"ImageEncoderX": "alfish.networks.image_encoder", "QuaintNetwork": "alfish.networks.quaint"}
+    monkeypatch.setattr(gin_tables, "_defined_in_package", lambda: table)
+    unknown = (
+        "nothing configurable is called 'ImageEncoderX'; add `import alfish.networks.image_encoder` to the imports"
+    )
+    assert unknown in message_of("ImageEncoderX.activation='relu'")
+    assert unknown in message_of("Learner.part=@ImageEncoderX")
+    assert "nothing configurable is called 'ImagEncoderX'; did you mean ImageEncoderX" in message_of("ImagEncoderX.a=1")
+    assert message_of("Learner.part=@Quai").endswith("nothing configurable is called 'Quai'; did you mean QuaintNetwork?")
+
+
+def test_where_the_package_defines_its_configurables():
+    defined = gin_tables._defined_in_package()
+    assert defined["ImageEncoder"] == "alfish.networks.image_encoder"
+    assert defined["make_gymnasium"] == "alfish.environments.gymnasium_adapter"
+    assert all(importlib.util.find_spec(module) for module in defined.values())
 
 
 def test_unknown_names_get_suggestions(write):

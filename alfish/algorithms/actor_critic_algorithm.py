@@ -9,7 +9,7 @@ from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.policy_gradient import LossWeights, PolicyLossInfo, PolicyTargets, weighted_policy_loss
 from alfish.algorithms.stochastic_policy import PolicyInfo, StochasticPolicy, split_window
-from alfish.checks import check_in_range
+from alfish.checks import check_above, check_in_range
 from alfish.data_structures import AlgStep, BatchInfo, LossInfo, Progress, RowsNeeded, TimeStep
 from alfish.networks.actor_critic import ActorCriticNetwork
 from alfish.networks.encoders import Encoder, IdentityEncoder
@@ -72,10 +72,9 @@ class ActorCriticAlgorithm(Algorithm):
         check_in_range("ActorCriticAlgorithm.v_trace_lambda", v_trace_lambda, 0.0, 1.0)
         check_in_range("ActorCriticAlgorithm.value_loss_weight", value_loss_weight, 0.0)
         check_in_range("ActorCriticAlgorithm.max_rho", max_rho, 1.0)
-        if not 0.0 < max_c <= max_rho:
-            raise ValueError(
-                f"ActorCriticAlgorithm.max_c is {max_c}; expected a number in (0, max_rho], {max_rho} here"
-            )
+        check_above("ActorCriticAlgorithm.max_c", max_c, 0.0)
+        if max_c > max_rho:
+            raise ValueError(f"ActorCriticAlgorithm.max_c is {max_c}; expected at most max_rho, {max_rho} here")
         self._discount = discount
         self._v_trace_lambda = v_trace_lambda
         self._max_rho = max_rho

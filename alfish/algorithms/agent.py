@@ -8,6 +8,7 @@ import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm, TrainingTask
+from alfish.algorithms.making import make_algorithm
 from alfish.algorithms.muzero_representation_learner import MuzeroRepresentationLearner
 from alfish.data_structures import AlgStep, BatchInfo, Experience, LossInfo, Progress, RowsNeeded, TimeStep
 
@@ -65,7 +66,7 @@ class Agent(Algorithm):
                 f" = @MuzeroRepresentationLearner, and its representation if it learns by {name}"
             )
         seen_spec = self._shown(self.representation.latent_spec, observation_spec)
-        self.algorithm = algorithm(observation_spec=seen_spec, action_spec=action_spec)
+        self.algorithm = make_algorithm("Agent.algorithm", algorithm, seen_spec, action_spec)
         if isinstance(self.algorithm, Agent):
             raise ValueError(
                 "Agent.algorithm makes another Agent; there is one representation only. Bind Agent.algorithm to what "

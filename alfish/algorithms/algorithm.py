@@ -26,8 +26,8 @@ class Algorithm(torch.nn.Module):
         needs_replay: True if it must not be trained on the fresh window, but on blocks of a replay only.
         trains_on_last_rows: False leaves LAST rows, whose action is ignored, out of the loss.
         gives_priorities: True if `calc_loss` gives `LossInfo.priority`, by which a replay may draw.
-        priority_settings: what a user sets so that it gives priorities, and so that it gives none, for messages; None if
-            that cannot be set.
+        priority_settings: for messages, what a user sets so that it gives priorities, and so that it gives none; None
+            if that cannot be set.
         acting_phase: what `rollout_step` is called in the time split of the summary.
         may_stop_early: True if `stops_early` is to be asked after every update.
         burn_in: how many rows at the start of each segment of a replay are not trained on.

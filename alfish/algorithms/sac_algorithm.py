@@ -37,7 +37,6 @@ from alfish.ops.target_updates import TargetUpdate, check_target_update
 from alfish.ops.value_losses import squared_error
 from alfish.specs import is_choice
 
-
 _MAX_TEMPERATURE = 1.0e9
 """Beyond, the squares of values in float32 soon overflow."""
 
@@ -111,8 +110,9 @@ class SACAlgorithm(Algorithm):
     Args:
         observation_spec: nest of TensorSpec.
         action_spec: a box or a nest of boxes, or one discrete choice.
-        actor: called with the `observation_spec` that the encoder gives, `action_spec` and, if it takes
-            it for boxes, `box_distribution`; returns a module from features `[N, ...]` to parameters of the policy, `[N, P]`.
+        actor: called with the `observation_spec` that the encoder gives, `action_spec` and, for boxes
+            if it takes that, `box_distribution`; returns a module from features `[N, ...]` to parameters of the policy,
+            `[N, P]`.
         critics: called with `observation_spec` likewise and `action_spec`; returns a module from features and actions
             to `[N, C]`, or for a discrete choice from features to `[N, C, A]`.
         encoder: called with `observation_spec`, returns what stands before both. The critics train it, the policy reads

@@ -10,7 +10,7 @@ from absl import logging
 
 from alfish import nest
 from alfish.data_structures import TimeStep
-from alfish.environments.faults import EnvironmentFault, locate, shorten
+from alfish.environments.faults import EnvironmentFault, locate, shorten, without_middle
 
 
 class VectorEnvironment(abc.ABC):
@@ -180,7 +180,7 @@ class BoundaryChecks:
             raise
         except Exception as error:
             index = getattr(error, "index", None)  # of a worker's error
-            raise self.fault(index, f"raised {type(error).__name__}: {error}") from error
+            raise self.fault(index, f"raised {type(error).__name__}: {without_middle(str(error))}") from error
         seconds = time.perf_counter() - began
         if seconds > self.slowest_call_seconds:
             if seconds > self._slow_call_seconds >= self.slowest_call_seconds:

@@ -11,8 +11,9 @@ import gymnasium
 import numpy as np
 
 from alfish import gin_config
-from alfish.environments.faults import EnvironmentFault, locate, shorten
+from alfish.environments.faults import MAX_TEXT, MAX_TRACE, EnvironmentFault, locate, shorten, without_middle
 from alfish.environments.held_environment import HeldEnvironment
+from alfish.environments.orphans import end_with_the_parent
 
 _BOOLS = (bool, np.bool_)
 _NUMBERS = (float, int, np.floating, np.integer, np.bool_)
@@ -140,8 +141,13 @@ class GuardedEnvironment(gymnasium.Wrapper):
 
     def _raised(self, what: str, error: Exception) -> EnvironmentFault:
         where = locate(self._name, self._index, self._num_envs, self._episode, self._step)
-        line = f"{where}: {what} raised {type(error).__name__}: {error}"
-        return EnvironmentFault(f"{traceback.format_exc()}{line}" if self._quote_traceback else line)
+        return _quoting(error, f"{where}: {what} raised", self._quote_traceback)
+
+
+def _quoting(error: Exception, what: str, with_traceback: bool) -> EnvironmentFault:
+    line = f"{what} {type(error).__name__}: {without_middle(str(error))}"
+    quoted = without_middle(traceback.format_exc(), MAX_TRACE - 2 * MAX_TEXT) if with_traceback else ""
+    return EnvironmentFault(f"{quoted}{line}")
 
 
 class EnvironmentMaker:
@@ -190,6 +196,8 @@ class EnvironmentMaker:
             # Ctrl-C reaches the workers too, but the main process still needs them to stop cleanly.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
+            # A worker that computes notices nobody's death by its pipe.
+            end_with_the_parent()
         try:
             # The guard checks every step; Gymnasium's passive checker would only check the first, and only warn.
             env = gymnasium.make(self._spec, disable_env_checker=True, **self._make_kwargs)
@@ -199,7 +207,6 @@ class EnvironmentMaker:
             raise
         except Exception as error:
             where = locate(self._name, self._index, self._num_envs)
-            line = f"{where}: could not be made: {type(error).__name__}: {error}"
-            raise EnvironmentFault(f"{traceback.format_exc()}{line}" if self._in_worker else line) from error
+            raise _quoting(error, f"{where}: could not be made:", self._in_worker) from error
         guarded = GuardedEnvironment(env, self._name, self._index, self._num_envs, self._in_worker)
         return HeldEnvironment(guarded) if self._held else guarded

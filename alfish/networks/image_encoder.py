@@ -96,14 +96,12 @@ def _tower(path: str, spec: TensorSpec, convolutions: Sequence[tuple[int, int, i
         for name, value in (("channels", channels), ("kernel size", kernel_size), ("stride", stride)):
             check_at_least(f"the {name} in ImageEncoder.convolutions", value, 1)
         if min(height, width) < kernel_size:
-            is_last = spec.shape[2] <= _MAX_CHANNELS < min(spec.shape[:2])
-            hint = (
-                "; if its last axis is that of the channels, wrap the environment in @ChannelsFirst" if is_last else ""
-            )
+            channels_last = spec.shape[2] <= _MAX_CHANNELS < min(spec.shape[:2])
+            hint = "; or, if its last axis is that of the channels, wrap the environment in @ChannelsFirst"
             raise ValueError(
                 f"{path or 'the observation'} is an image of {spec.shape[1]} x {spec.shape[2]}, which is too small for "
                 f"ImageEncoder.convolutions = {tuple(convolutions)} (channels, kernel size, stride): give smaller or "
-                f"fewer ones, such as ((16, 3, 1), (32, 3, 1)){hint}"
+                f"fewer ones, such as ((16, 3, 1), (32, 3, 1)){hint if channels_last else ''}"
             )
         layer = torch.nn.Conv2d(inputs, channels, kernel_size, stride)
         _initialize(layer)

@@ -44,7 +44,7 @@ def build_network(
             raise
         raise ValueError(
             f"{setting} is {name}, which cannot be called with {', '.join(arguments)}: {_first_line(error)}; expected "
-            f"what makes {expected} of these"
+            f"what makes {expected}"
         ) from error
     if not isinstance(network, torch.nn.Module):
         raise ValueError(f"{setting} makes a {type(network).__name__}; expected {expected}")
@@ -175,8 +175,8 @@ def _unrolled(encoder: Any, observation: nest.Nest, state: nest.Nest, begins: ne
         features = encoder.unroll(observation, state, begins if nest.leaves(state) else ())
     except (IndexError, RuntimeError) as error:
         raise ValueError(
-            f"{type(encoder).__name__}.unroll cannot read {outer} rows: {_first_line(error)}; expected rows with any leading axes, "
-            "or of an encoder with a memory [B, T]"
+            f"{type(encoder).__name__}.unroll cannot read {outer} rows: {_first_line(error)}; expected rows with any "
+            "leading axes, or of an encoder with a memory [B, T]"
         ) from error
     _check_features(encoder, "unroll", features, outer)
     return features

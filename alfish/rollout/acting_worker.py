@@ -10,6 +10,7 @@ import torch
 
 from alfish import nest
 from alfish.data_structures import Progress, time_step_spec
+from alfish.environments.faults import EnvironmentFault, renumbered
 from alfish.rollout.acting import experience_specs
 from alfish.rollout.collector import Collector
 from alfish.rollout.engine import Buildable, BuiltParts, apply_progress
@@ -35,6 +36,7 @@ class Assignment(NamedTuple):
         streams: the seed sequence of all units.
         num_envs: its environments.
         first_env: their first in the run.
+        envs_of_run: B, those of all units.
         first_column: their first in a window.
         window_envs: environments of a window.
         window_length: T.
@@ -51,6 +53,7 @@ class Assignment(NamedTuple):
     streams: np.random.SeedSequence
     num_envs: int
     first_env: int
+    envs_of_run: int
     first_column: int
     window_envs: int
     window_length: int
@@ -79,7 +82,18 @@ class Order(NamedTuple):
 
 
 def work(pipe: Pipe, assignment: Assignment) -> None:
-    """Answers messages until it shall end. The main function of a worker process."""
+    """Answers messages until it shall end. The main function of a worker process.
+
+    Raises:
+        EnvironmentFault: an environment failed; it is named by its number in the run.
+    """
+    try:
+        _answer_messages(pipe, assignment)
+    except EnvironmentFault as fault:
+        raise EnvironmentFault(renumbered(str(fault), assignment.first_env, assignment.envs_of_run)) from fault
+
+
+def _answer_messages(pipe: Pipe, assignment: Assignment) -> None:
     device = torch.device(assignment.device)
     built = assignment.make_experiment().build(assignment.num_envs, device)
     with contextlib.closing(built.environment):

@@ -17,6 +17,9 @@ RESTARTED = ("restarted",)
 
 _CLOSE_SECONDS = 5.0
 _POLL_SECONDS = 1.0
+_ATTENDED_SECONDS = 2.0  # between two looks that count as watching
+_ROW_ENDS_AFTER = 20  # answers
+_MOST_UNREAD = 32  # messages; so many small ones fit into a pipe
 
 
 class Supervisor:
@@ -27,11 +30,16 @@ class Supervisor:
     the deadline. What it had sent before it was lost is handed out first, then RESTARTED; what is sent to it before
     that is taken for meant for the one that was lost, and is lost too.
 
+    The deadline counts the time in which somebody looks, at least every two seconds: not that of a suspended job.
+
+    Sending never waits: what a worker is not there to read is held back here.
+
     Args:
+        owner: whose settings these are, for messages.
         start: makes worker w, given its number and how often it was lost before.
         num_workers: W.
         deadline_seconds: how long an answer, or a start, may take; larger than 0.
-        max_restarts: how many losses are mended, those of all workers together, at least 0.
+        max_restarts: how many losses of one worker in a row are mended, at least 0; 20 answers in between end a row.
 
     Attributes:
         restarts: how often each worker was lost.
@@ -42,26 +50,31 @@ class Supervisor:
 
     def __init__(
         self,
+        owner: str,
         start: Callable[[int, int], WorkerProcess],
         num_workers: int,
         deadline_seconds: float,
         max_restarts: int,
     ):
-        check_at_least("max_restarts", max_restarts, 0)
+        check_at_least(f"{owner}.max_restarts", max_restarts, 0)
         if not deadline_seconds > 0:
-            raise ValueError(f"deadline_seconds is {deadline_seconds}; it must be larger than 0")
+            raise ValueError(f"{owner}.deadline_seconds is {deadline_seconds}; it must be larger than 0")
+        self._owner = owner
         self._start = start
         self._deadline_seconds = deadline_seconds
         self._max_restarts = max_restarts
         self._workers: dict[int, WorkerProcess] = {}
         self._num_workers = num_workers
-        self._awaited = [0] * num_workers
+        self._awaited = [0] * num_workers  # answers, those to the messages in the outbox included
         self._busy_since = [0.0] * num_workers
-        self._was_ready = False
+        self._ready = [False] * num_workers
+        self._any_was_ready = False
+        self._outbox: list[collections.deque[tuple[Any, ...]]] = [collections.deque() for _ in range(num_workers)]
         self._not_known: set[int] = set()  # those whose RESTARTED is still in the inbox
         self._inbox: collections.deque[tuple[int, tuple[Any, ...]]] = collections.deque()
         self._looked_at = 0.0
-        self._lost = 0
+        self._losses = [0] * num_workers  # in a row
+        self._answers = [0] * num_workers  # since the last loss
         self.restarts = [0] * num_workers
 
     @property
@@ -73,12 +86,16 @@ class Supervisor:
         """Starts all workers, without waiting for them."""
         # Before multiprocessing's own, which would wait for workers that wait for messages.
         atexit.register(self.close)
+        self._looked_at = time.monotonic()
         for worker in range(self._num_workers):
             self._start_one(worker)
 
     def _start_one(self, worker: int) -> None:
         self._workers[worker] = self._start(worker, self.restarts[worker])
         self._awaited[worker] = 1
+        self._answers[worker] = 0
+        self._ready[worker] = False
+        self._outbox[worker].clear()
         self._busy_since[worker] = time.monotonic()
 
     def send(self, worker: int, message: tuple[Any, ...]) -> None:
@@ -88,7 +105,13 @@ class Supervisor:
         if self._awaited[worker] == 0:
             self._busy_since[worker] = time.monotonic()
         self._awaited[worker] += 1
-        self._workers[worker].send(message)
+        self._outbox[worker].append(message)
+        self._deliver(worker)
+
+    def _deliver(self, worker: int) -> None:
+        outbox = self._outbox[worker]
+        while outbox and self._ready[worker] and self._awaited[worker] - len(outbox) < _MOST_UNREAD:
+            self._workers[worker].send(outbox.popleft())
 
     def due(self) -> bool:
         """True if it is a second ago that somebody looked; for those that do other work meanwhile."""
@@ -122,45 +145,55 @@ class Supervisor:
 
     def _look(self, seconds: float) -> None:
         waited_for = [worker.pipe for worker in self._workers.values()]
-        sentinels = {worker.process.sentinel: number for number, worker in self._workers.items()}
+        sentinels = [worker.sentinel for worker in self._workers.values()]
         ready = pipes.wait([*waited_for, *sentinels], seconds)
-        self._looked_at = time.monotonic()
+        now = time.monotonic()
+        unattended = max(0.0, now - self._looked_at - _ATTENDED_SECONDS)
+        self._busy_since = [min(now, since + unattended) for since in self._busy_since]
+        self._looked_at = now
         for number, worker in self._workers.items():
             if worker.pipe in ready:
                 self._read(number)
-        for sentinel, number in sentinels.items():
-            if sentinel in ready:
-                self._workers[number].process.join()
+        for number, worker in list(self._workers.items()):
+            if worker.has_ended(worker.sentinel in ready):
+                worker.process.join()
                 self._read(number)
-                self._replace(number, self._workers[number].how_it_ended())
-            elif self._awaited[number] and self._looked_at - self._busy_since[number] > self._deadline_seconds:
-                self._replace(number, f"gave no answer for {self._deadline_seconds:g} s: it hangs")
+                self._replace(number, worker.how_it_ended())
+            elif self._awaited[number] and now - self._busy_since[number] > self._deadline_seconds:
+                limit = f"{self._deadline_seconds:g} s, which is {self._owner}.deadline_seconds"
+                self._replace(number, f"gave no answer for {limit}: it hangs")
 
     def _read(self, number: int) -> None:
         for message in self._workers[number].received():
             self._awaited[number] -= 1
             self._busy_since[number] = time.monotonic()
             if message == READY:
-                self._was_ready = True
+                self._ready[number] = self._any_was_ready = True
             else:
+                self._answers[number] += 1
                 self._inbox.append((number, message))
+            self._deliver(number)
 
     def _replace(self, number: int, why: str) -> None:
         worker = self._workers[number]
         exit_code = worker.process.exitcode
         worker.kill()
-        if not self._was_ready and exit_code is not None and exit_code > 0:
+        if not self._any_was_ready and exit_code is not None and exit_code >= 0:
             raise WorkerLost(
-                f"{worker.name} {why} at its start; its own traceback stands above, on stderr. The usual causes: a "
-                'module that it cannot import; a main module without `if __name__ == "__main__":`'
+                f"{worker.name} {why} at its start; what it had to say stands above, on stderr. The usual causes: a "
+                "module that it cannot import; code that calls os._exit; a main module without "
+                '`if __name__ == "__main__":`'
             )
-        self._lost += 1
-        if self._lost > self._max_restarts:
+        if self._answers[number] >= _ROW_ENDS_AFTER:
+            self._losses[number] = 0
+        self._losses[number] += 1
+        if self._losses[number] > self._max_restarts:
             raise WorkerLost(
-                f"{worker.name} {why}; {self._max_restarts} lost workers have been started again before, which is "
-                "max_restarts: mend the cause, or allow more"
+                f"{worker.name} {why}; it was lost and started again {self._max_restarts} times before, which is "
+                f"{self._owner}.max_restarts: mend the cause, or allow more"
             )
-        logging.warning("%s %s; it is started again (%d of %d)", worker.name, why, self._lost, self._max_restarts)
+        count = f"{self._losses[number]} of {self._max_restarts} in a row"
+        logging.warning("%s %s; it is started again (%s)", worker.name, why, count)
         self.restarts[number] += 1
         self._start_one(number)
         self._not_known.add(number)
@@ -181,5 +214,5 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         for worker in workers:
             if not worker.pipe.closed:
-                worker.process.join(max(0.0, deadline - time.monotonic()))
+                worker.join(max(0.0, deadline - time.monotonic()))
             worker.kill()

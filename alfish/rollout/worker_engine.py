@@ -60,7 +60,7 @@ class WorkerEngine:
         pin_memory: bool,
     ):
         check_settings(context, owner, turns, worker_device, pin_memory)
-        check_start_method(start_method)
+        check_start_method(owner, start_method)
         self._context = context
         self._owner = owner
         self._turns = turns
@@ -75,7 +75,9 @@ class WorkerEngine:
             self._pool.pin()
         self._pinned = pin_memory
         self._weights = WeightsSnapshot(context.algorithm, turns.max_staleness + 1)
-        self._supervisor = Supervisor(self._start_worker, turns.num_workers, deadline_seconds, max_restarts)
+        self._supervisor = Supervisor(
+            owner, self._start_worker, turns.num_workers, deadline_seconds, max_restarts
+        )
         self._begin(0, [None] * turns.num_workers)
 
     def _begin(self, window: int, states: list[bytes | None]) -> None:
@@ -102,6 +104,7 @@ class WorkerEngine:
             streams=self._context.streams,
             num_envs=self._envs_of_worker,
             first_env=first,
+            envs_of_run=self._context.num_envs,
             first_column=first % self.window_envs,
             window_envs=self.window_envs,
             window_length=self._context.window_length,

@@ -5,14 +5,14 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import connection as pipes
 from typing import Any, NamedTuple
 
 from alfish import gin_config
-from alfish.environments.faults import EnvironmentFault
+from alfish.environments.faults import MAX_TEXT, MAX_TRACE, EnvironmentFault, without_middle
+from alfish.environments.orphans import end_with_the_parent, kill_group, lead_a_group
 
 Pipe = pipes.Connection
 """One end of a pipe between two processes."""
@@ -53,6 +53,7 @@ class WorkerProcess:
     """A child process: `main(pipe, *arguments)` runs in it until it returns.
 
     It ignores Ctrl-C and SIGTERM, which the learner answers for all, and ends with the learner, however that ends.
+    Processes that it starts itself, and that do not leave its group, end with it.
 
     Args:
         name: for messages.
@@ -60,15 +61,21 @@ class WorkerProcess:
         arguments: what can be pickled; tensors in shared memory are shared.
         start_method: "forkserver" or "spawn"; None takes the first that there is.
 
+    Attributes:
+        name: as given.
+        pipe: the learner's end.
+        process: the process.
+        sentinel: is ready when the process has ended.
+
     Raises:
-        ValueError: there is no such start method here, or the arguments cannot be pickled.
+        ValueError: the arguments cannot be pickled.
     """
 
     def __init__(
         self, name: str, main: Callable[..., None], arguments: tuple[Any, ...], start_method: str | None = None
     ):
         self.name = name
-        context: Any = multiprocessing.get_context(check_start_method(start_method))
+        context: Any = multiprocessing.get_context(start_method or _start_methods()[0])
         if context.get_start_method() == "forkserver":
             # The server, which runs no threads, imports these once, and the workers that it forks need not. It has
             # effect before the first worker of the program only. Modules of others might start threads.
@@ -86,6 +93,10 @@ class WorkerProcess:
                 "defined inside a function"
             ) from error
         there.close()
+        # multiprocessing's own sentinel is a pipe: what the process forks holds it open, too, and it is closed when the
+        # server dies that forked the process. Only Linux has a better one.
+        self._pidfd = _open_pidfd(self.process.pid)
+        self.sentinel = self.process.sentinel if self._pidfd is None else self._pidfd
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Sends a message; one to a process that is dead is lost with it."""
@@ -107,11 +118,32 @@ class WorkerProcess:
                     raise _error(self.name, Raised(*message))
                 yield message
 
+    def has_ended(self, sentinel_ready: bool) -> bool:
+        """Whether the process has ended.
+
+        Args:
+            sentinel_ready: whether `sentinel` was just found ready.
+        """
+        return sentinel_ready or (self._pidfd is None and self.process.exitcode is not None)
+
+    def join(self, seconds: float) -> None:
+        """Waits until it has ended, but not longer than that."""
+        pipes.wait([self.sentinel], seconds)
+
     def kill(self) -> None:
-        """Ends it at once."""
-        self.process.kill()  # SIGTERM would be ignored
-        self.process.join()
+        """Ends it and what it has started at once. May be called twice."""
+        if self.pipe.closed:
+            return
         self.pipe.close()
+        kill_group(self.process.ident)
+        if self._pidfd is None:
+            self.process.kill()  # SIGTERM would be ignored
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            pipes.wait([self._pidfd])
+            os.close(self._pidfd)
+        self.process.join()
 
     def how_it_ended(self) -> str:
         """What its exit code says, for messages."""
@@ -122,22 +154,34 @@ class WorkerProcess:
         return f"was killed by {signal.Signals(-code).name}{reason}"
 
 
-def check_start_method(start_method: str | None) -> str:
-    """The start method that is meant.
+def check_start_method(owner: str, start_method: str | None) -> None:
+    """Checks a setting.
+
+    Args:
+        owner: the class that has it, for the message.
+        start_method: "forkserver" or "spawn", or None.
 
     Raises:
         ValueError: it is not known, or not there on this system. "fork" copies a process without its threads, which
             hangs where they held a lock, and a GPU cannot be used in the copy.
     """
-    here = [name for name in START_METHODS if name in multiprocessing.get_all_start_methods()]
-    if start_method is None:
-        return here[0]
-    if start_method not in here:
+    here = _start_methods()
+    if start_method is not None and start_method not in here:
         raise ValueError(
-            f"start_method is {start_method!r}; expected one of {here} (fork copies a process without its threads and "
-            "can hang)"
+            f"{owner}.start_method is {start_method!r}; expected one of {here} (fork copies a process without its "
+            "threads and can hang)"
         )
-    return start_method
+
+
+def _start_methods() -> list[str]:
+    return [name for name in START_METHODS if name in multiprocessing.get_all_start_methods()]
+
+
+def _open_pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return None
 
 
 def messages(pipe: Pipe) -> Iterator[tuple[Any, ...]]:
@@ -155,10 +199,11 @@ def messages(pipe: Pipe) -> Iterator[tuple[Any, ...]]:
 def _run(pipe: Pipe, main: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_learner, daemon=True).start()
+    lead_a_group()
+    end_with_the_parent()
     try:
         main(pipe, *arguments)
-    except Exception as error:
+    except BaseException as error:  # also an exit: who called it must not be guessed
         with contextlib.suppress(OSError):
             pipe.send(tuple(_raised(error)))
     # The exit would wait for threads of libraries; and there is nothing left to flush but these.
@@ -166,21 +211,17 @@ def _run(pipe: Pipe, main: Callable[..., None], arguments: tuple[Any, ...]) -> N
     sys.stderr.flush()
 
 
-def _end_with_the_learner() -> None:
-    learner = multiprocessing.parent_process()
-    assert learner is not None, "runs in a worker process only"
-    pipes.wait([learner.sentinel])
-    os._exit(1)
-
-
-def _raised(error: Exception) -> Raised:
+def _raised(error: BaseException) -> Raised:
     readable = gin_config.translate_error(error)
     kind = type(readable).__name__
     if isinstance(readable, EnvironmentFault):
         kind = "environment"
     elif isinstance(readable, ValueError | ImportError | OSError):
         kind = "user"
-    return Raised(_RAISED, kind, str(readable), "".join(traceback.format_exception(error)))
+    trace = without_middle("".join(traceback.format_exception(error)), MAX_TRACE)
+    # That of an environment may quote its traceback.
+    text = without_middle(str(readable), MAX_TRACE if kind == "environment" else MAX_TEXT)
+    return Raised(_RAISED, kind, text, trace)
 
 
 def _error(name: str, raised: Raised) -> Exception:

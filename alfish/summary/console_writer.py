@@ -72,8 +72,10 @@ class ConsoleWriter:
             parts.append(f"return {values['episode/return_mean']:.4g}")
         if "loss" in values:
             parts.append(f"loss {values['loss']:.4g}")
-        shares = {name.removeprefix(TIME_PREFIX): share for name, share in timing.items() if name != RATE}
-        shown = [f"{phase} {share:.0%}" for phase, share in shares.items() if share >= SMALLEST_SHARE]
+        shares = {name: share for name, share in timing.items() if name.startswith(TIME_PREFIX) and name != RATE}
+        shown = [
+            f"{name.removeprefix(TIME_PREFIX)} {share:.0%}" for name, share in shares.items() if share >= SMALLEST_SHARE
+        ]
         return [*parts, " ".join(shown)] if shown else parts
 
     def _columns(self) -> int:

@@ -1,5 +1,6 @@
 """What the parts of a run are made from: engine, evaluations and batch sources each see what they need, and no more."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,9 +46,24 @@ def experiment_maker(experiment: Experiment, makers: list[Callable[..., Any]]) -
         ValueError: one of them runs in another process, and the experiment is not in the configuration.
     """
     for maker in makers:
-        if getattr(maker, "owns_environments", False) or getattr(maker, "needs_configuration", False):
-            return ConfiguredExperiment(getattr(maker, "__name__", str(maker)))
+        if owns_environments(maker) or getattr(_unwrapped(maker), "needs_configuration", False):
+            return ConfiguredExperiment(getattr(_unwrapped(maker), "__name__", str(maker)))
     return lambda: experiment
+
+
+def owns_environments(engine: Callable[..., Any]) -> bool:
+    """Whether an engine makes its environments itself, see Engine.
+
+    Args:
+        engine: the class, or a functools.partial of it.
+    """
+    return bool(getattr(_unwrapped(engine), "owns_environments", False))
+
+
+def _unwrapped(maker: Callable[..., Any]) -> Callable[..., Any]:
+    while isinstance(maker, functools.partial):
+        maker = maker.func
+    return maker
 
 
 def engine_context(built: Built, make_experiment: Callable[[], Experiment], around: Surroundings) -> EngineContext:

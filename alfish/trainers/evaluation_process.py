@@ -18,6 +18,9 @@ from alfish.rollout.worker_process import READY, Pipe, WorkerProcess, check_star
 from alfish.trainers.evaluations import EvaluationContext, FinishedEvaluation
 from alfish.trainers.evaluator import Evaluation
 from alfish.trainers.experiment import Experiment
+from alfish.trainers.state_checks import differences, raise_mismatch
+
+_WAIT_SECONDS = 0.2
 
 
 class _Request(NamedTuple):
@@ -43,18 +46,19 @@ class EvaluationProcess:
         slots            0 written           1 written   0 free                              1 free
         worker           read 0 ─ evaluate 0 ────────── ┘ read 1 ─ evaluate 1 ────────────── ┘
 
-    Training never waits, except at the end of the run for what is pending then. An evaluation is reported at the step
-    that its weights are of, somewhat later than one of the same process would be, and its results are the same (on the
-    same kind of device). If evaluations take longer than the time between two, up to `max_waiting` queue up; one more
-    takes the place of the newest that waits, whose evaluation is left out (`evaluation/left_out`). A checkpoint holds
-    what is pending, and a resumed run evaluates it first.
+    Training waits at the end of the run for what is pending then, and before it only if evaluations take longer than
+    the time between two: up to `max_waiting` queue up, and one more request waits until the first is done. An evaluation
+    is reported at the step that its weights are of, somewhat later than one of the same process would be; its results
+    are the same (on the same kind of device). A checkpoint holds what is pending, weights included, and a resumed run
+    evaluates it first.
 
     Args:
         context: see EvaluationContext.
         device: of the worker's algorithm, such as `"cpu"` or `"cuda:1"`.
-        max_waiting: requests that wait at most, at least 1; each is host memory for all weights.
+        max_waiting: requests that wait at most, at least 1. Memory holds all weights `max_waiting + 1` times, and a
+            checkpoint as often as there are pending requests.
         deadline_seconds: of one evaluation; a worker that takes longer hangs, and is started again.
-        max_restarts: how often a worker that was lost is started again, at least 0.
+        max_restarts: how often a worker that was lost is started again in a row, at least 0; see Supervisor.
         niceness: by how much the worker steps back behind other processes where all cores are busy, at least 0.
         start_method: `"forkserver"` or `"spawn"`; None takes the first that there is.
 
@@ -68,7 +72,7 @@ class EvaluationProcess:
         self,
         context: EvaluationContext,
         device: str = "cpu",
-        max_waiting: int = 8,
+        max_waiting: int = 2,
         deadline_seconds: float = 3600.0,
         max_restarts: int = 3,
         niceness: int = 10,
@@ -76,7 +80,7 @@ class EvaluationProcess:
     ):
         check_at_least("EvaluationProcess.max_waiting", max_waiting, 1)
         check_at_least("EvaluationProcess.niceness", niceness, 0)
-        check_start_method(start_method)
+        check_start_method("EvaluationProcess", start_method)
         # What is wrong with its settings shows now, and gin knows that they are used.
         context.experiment.evaluator(context.built, context.device).close()
         self._context = context
@@ -84,9 +88,10 @@ class EvaluationProcess:
         self._weights = WeightsSnapshot(context.built.algorithm, num_slots)
         self._free = list(range(num_slots))
         self._requests: collections.deque[_Request] = collections.deque()  # the first one is with the worker
-        self._left_out = 0
+        self._finished: list[FinishedEvaluation] = []
         arguments = (context.make_experiment, device, niceness, context.seed, num_slots, self._weights.block)
         self._supervisor = Supervisor(
+            "EvaluationProcess",
             lambda worker, restarts: WorkerProcess("the evaluation process", answer_requests, arguments, start_method),
             num_workers=1,
             deadline_seconds=deadline_seconds,
@@ -105,11 +110,12 @@ class EvaluationProcess:
         """See EvaluationRunner."""
         if self._requests and self._requests[-1].progress[""].env_steps == progress[""].env_steps:
             return
-        if not self._free:
-            self._free.append(self._requests.pop().slot)
-            self._left_out += 1
-        request = _Request(dict(progress), self._free.pop())
         with self._context.timers.phase("evaluate"):
+            while not self._free and not self._context.should_stop():
+                self._receive(_WAIT_SECONDS)
+            if not self._free:
+                return
+            request = _Request(dict(progress), self._free.pop())
             self._weights.write(request.slot)
         self._requests.append(request)
         if len(self._requests) == 1:
@@ -120,56 +126,64 @@ class EvaluationProcess:
 
     def finished(self, wait: bool = False) -> list[FinishedEvaluation]:
         """See EvaluationRunner."""
-        if not wait and not self._supervisor.due():
-            return []
-        finished = self._receive(0.0)
+        if self._supervisor.due():
+            self._receive(0.0)
         with self._context.timers.phase("evaluate"):
             while wait and self._requests and not self._context.should_stop():
-                finished += self._receive(0.2)
+                self._receive(_WAIT_SECONDS)
+        finished, self._finished = self._finished, []
         return finished
 
-    def _receive(self, seconds: float) -> list[FinishedEvaluation]:
-        answer = self._supervisor.receive(seconds)
-        if answer is None:
-            return []
-        if answer[1] == RESTARTED:
-            if self._requests:
-                self._send(self._requests[0])
-            return []
-        returns, lengths = answer[1]
-        request = self._requests.popleft()
-        # A copy: the slot may be written again before the weights have been used.
-        weights = {name: tensor.clone() for name, tensor in self._weights.state(request.slot).items()}
-        self._free.append(request.slot)
+    def _receive(self, seconds: float) -> None:
+        received = self._supervisor.receive(seconds)
+        if received is None:
+            return
+        _, answer = received
+        if answer != RESTARTED:
+            returns, lengths = answer
+            request = self._requests.popleft()
+            evaluation = Evaluation(np.array(returns), np.array(lengths, dtype=np.int64))
+            self._finished.append(FinishedEvaluation(request.progress[""], evaluation, self._weights_of(request)))
+            self._free.append(request.slot)
         if self._requests:
             self._send(self._requests[0])
-        evaluation = Evaluation(np.array(returns), np.array(lengths, dtype=np.int64))
-        return [FinishedEvaluation(request.progress[""], evaluation, weights)]
+
+    def _weights_of(self, request: _Request) -> dict[str, torch.Tensor]:
+        # A copy: the slot may be written again before the weights have been used.
+        return {name: tensor.clone() for name, tensor in self._weights.state(request.slot).items()}
 
     def metrics(self) -> dict[str, float]:
         """See EvaluationRunner."""
-        return {"restarts": float(sum(self._supervisor.restarts)), "left_out": float(self._left_out)}
+        return {"restarts": float(sum(self._supervisor.restarts))}
 
     def state_dict(self) -> dict[str, Any]:
         """See EvaluationRunner."""
         pending = []
         for request in self._requests:
-            weights = {name: tensor.clone() for name, tensor in self._weights.state(request.slot).items()}
             progress = {name: list(each) for name, each in request.progress.items()}
-            pending.append({"progress": progress, "weights": weights})
-        return {"pending": pending, "left_out": self._left_out}
+            pending.append({"progress": progress, "weights": self._weights_of(request)})
+        return {"pending": pending}
+
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """See EvaluationRunner."""
+        pending, num_slots = state["pending"], len(self._weights.block)
+        if len(pending) > num_slots:
+            raise ValueError(
+                f"EvaluationProcess.max_waiting is {num_slots - 1}; {len(pending)} evaluations are pending in the "
+                f"checkpoint: give at least {len(pending) - 1}"
+            )
+        for each in pending:
+            rows = differences(self._context.built.algorithm, each["weights"])
+            raise_mismatch("an evaluation that is pending in the checkpoint", rows)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See EvaluationRunner."""
         for pending in state["pending"]:
             progress = {name: Progress(*each) for name, each in pending["progress"].items()}
-            if not self._free:  # it was allowed to wait for more when the checkpoint was made
-                self._free.append(self._requests.pop().slot)
-            slot = self._free.pop()
-            for name, tensor in self._weights.state(slot).items():
+            request = _Request(progress, self._free.pop())
+            for name, tensor in self._weights.state(request.slot).items():
                 tensor.copy_(pending["weights"][name])
-            self._requests.append(_Request(progress, slot))
-        self._left_out = int(state.get("left_out", 0))
+            self._requests.append(request)
 
     def close(self) -> None:
         """See EvaluationRunner. An evaluation that runs is given up soon: a checkpoint holds its request."""

@@ -64,6 +64,8 @@ class EvaluationRunner(Protocol):
     def request(self, progress: Mapping[str, Progress]) -> None:
         """Has the weights evaluated as they are now; a second request at the same progress is the first one.
 
+        A stop of the run may leave it out.
+
         Args:
             progress: of each training task, by its name; `""` is the algorithm itself.
         """
@@ -76,10 +78,13 @@ class EvaluationRunner(Protocol):
         """
 
     def metrics(self) -> dict[str, float]:
-        """Numbers to report, by names without a prefix."""
+        """Numbers to report that depend on more than the seed, by names without a prefix."""
 
     def state_dict(self) -> dict[str, Any]:
         """The requests that are pending."""
+
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises a ValueError if those that are pending cannot be requested again."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Requests them again."""
@@ -131,6 +136,9 @@ class SameProcessEvaluation:
     def state_dict(self) -> dict[str, Any]:
         """See EvaluationRunner. Nothing is ever pending."""
         return {"pending": []}
+
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """See EvaluationRunner."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See EvaluationRunner. Those that were pending in another process are left out."""

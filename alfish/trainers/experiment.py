@@ -9,6 +9,7 @@ import torch
 
 from alfish import gin_config, nest
 from alfish.algorithms.algorithm import Algorithm
+from alfish.algorithms.making import make_algorithm
 from alfish.checks import check_at_least
 from alfish.data_structures import TimeStep, time_step_spec
 from alfish.environments.environment import VectorEnvironment
@@ -98,7 +99,9 @@ class Experiment:
         environment = make_environment(num_envs=num_envs, **arguments)
         try:
             transform = self._observation_transform(environment.observation_spec)
-            algorithm = self._algorithm(observation_spec=transform.output_spec, action_spec=environment.action_spec)
+            algorithm = make_algorithm(
+                "Experiment.algorithm", self._algorithm, transform.output_spec, environment.action_spec
+            )
             row_specs = time_step_spec(environment.observation_spec, environment.action_spec)
             return Built(environment, transform, algorithm.to(device), row_specs)
         except BaseException:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gin
 import torch
+from absl import logging
 
 from alfish import nest
 from alfish.algorithms.algorithm import TrainingOptions
@@ -27,12 +28,14 @@ from alfish.trainers.contexts import (
     engine_context,
     evaluation_context,
     experiment_maker,
+    owns_environments,
     source_context,
 )
-from alfish.trainers.evaluations import EvaluationContext, EvaluationRunner, SameProcessEvaluation
+from alfish.trainers.evaluations import EvaluationContext, EvaluationRunner, FinishedEvaluation, SameProcessEvaluation
 from alfish.trainers.evaluator import BestWeights, Evaluation
 from alfish.trainers.experiment import Experiment
-from alfish.trainers.hooks import check_hooks
+from alfish.trainers.hook_checks import check_finite
+from alfish.trainers.hooks import check_answers, check_hooks, meant
 from alfish.trainers.progress import Counters, crossed
 from alfish.trainers.seeding import RandomStreams
 from alfish.trainers.task_runner import make_runners
@@ -93,6 +96,7 @@ class Trainer:
             check_at_least(f"Trainer.{name}", value, 1)
         self.num_envs = num_envs
         self.total_env_steps = total_env_steps
+        self._window_length = window_length
         self.seed = seed
         self._summary_interval = summary_interval
         self._evaluation_interval = evaluation_interval
@@ -112,9 +116,10 @@ class Trainer:
         make = make_experiment or experiment_maker(experiment, [engine, evaluation])
         with contextlib.ExitStack() as opened:
             # An engine with environments of its own needs one here, for the specs.
-            self.built = experiment.build(1 if getattr(engine, "owns_environments", False) else num_envs, device)
+            self.built = experiment.build(1 if owns_environments(engine) else num_envs, device)
             opened.callback(self.built.environment.close)
             check_hooks(self.built.algorithm)
+            check_answers(self.built, num_envs, window_length, device)
             context = evaluation_context(experiment, self.built, make, around, lambda: self._stop_requested)
             self._evaluations = evaluation(context)
             opened.callback(self._evaluations.close)
@@ -195,7 +200,10 @@ class Trainer:
         for _ in range(3):
             self._collect()
         at_the_end = self.progress._replace(env_steps=self.total_env_steps)
-        return {runner.name: runner.try_out(at_the_end) for runner in self.runners}
+        batches = {runner.name: runner.try_out(at_the_end) for runner in self.runners}
+        for runner in self.runners:
+            check_finite(meant(runner.algorithm), runner.metrics_and_reset(), runner.prefix)
+        return batches
 
     def _take_initial_weights(self) -> None:
         """At the start of the run only: a run that goes on has weights of its own, and need not have the file."""
@@ -220,6 +228,7 @@ class Trainer:
         evaluation = None
         self._take_initial_weights()
         self._after_train_iter()
+        self._warn_of_the_untrained()
         self._evaluations.start()
         self._summary_started = time.monotonic()
         self._summary_env_steps = self.progress.env_steps
@@ -229,6 +238,19 @@ class Trainer:
                 break
             evaluation = self._iterate(last)
         return evaluation if self.finished else None
+
+    def _warn_of_the_untrained(self) -> None:
+        # The run ends with the first window that reaches its length.
+        end = self.total_env_steps + self.num_envs * self._window_length
+        for runner in self.runners:
+            if not runner.batch_source.updates_after(end):
+                logging.warning(
+                    "%s will not be trained: no update becomes due in the %d steps of Trainer.total_env_steps; raise "
+                    "that, or lower %sReplayBatches.initial_env_steps",
+                    type(meant(runner.algorithm)).__name__,
+                    self.total_env_steps,
+                    runner.prefix,
+                )
 
     def _iterate(self, last: int) -> Evaluation | None:
         before = self.progress.env_steps
@@ -279,7 +301,7 @@ class Trainer:
         staleness = self._staleness.result_and_reset()
         if self._engine.owns_environments:
             metrics |= {f"engine/{name}": value for name, value in (staleness | self._engine.metrics()).items()}
-        metrics |= {f"evaluation/{name}": value for name, value in self._evaluations.metrics().items()}
+        timing |= {f"evaluation/{name}": value for name, value in self._evaluations.metrics().items()}
         for runner in self.runners:
             metrics |= runner.metrics_and_reset()
         self._summaries.write(progress, metrics, timing)
@@ -288,10 +310,8 @@ class Trainer:
 
     def _evaluate(self, due: bool, wait: bool) -> Evaluation | None:
         """Requests an evaluation if it is due, and reports what is finished; returns that of the weights of now."""
-        if due:
-            self._evaluations.request(self._task_progress())
         of_now = None
-        for progress, evaluation, weights in self._evaluations.finished(wait):
+        for progress, evaluation, weights in self._finished_evaluations(due, wait):
             metrics = {"evaluation/return": evaluation.mean, "evaluation/deviation": evaluation.deviation}
             metrics["evaluation/length"] = float(evaluation.lengths.mean())
             self._summaries.write(progress, metrics, {})
@@ -299,6 +319,15 @@ class Trainer:
             if progress.env_steps == self.progress.env_steps:
                 of_now = evaluation
         return of_now
+
+    def _finished_evaluations(self, due: bool, wait: bool) -> list[FinishedEvaluation]:
+        try:
+            if due:
+                self._evaluations.request(self._task_progress())
+            return self._evaluations.finished(wait)
+        except Exception:
+            self.save()  # what was trained must not be lost with an evaluation
+            raise
 
     def _components(self, with_replay: bool = True) -> dict[str, Any]:
         components: dict[str, Any] = {

@@ -111,8 +111,8 @@ def test_the_value_and_the_policy_are_those_of_now():
     [
         ({"v_trace_lambda": 1.1}, r"ActorCriticAlgorithm.v_trace_lambda is 1.1; expected a number in \[0, 1\]"),
         ({"max_rho": 0.5}, "ActorCriticAlgorithm.max_rho is 0.5; expected a finite number of at least 1"),
-        ({"max_c": 0.0}, r"ActorCriticAlgorithm.max_c is 0.0; expected a number in \(0, max_rho\], 1.0 here"),
-        ({"max_c": 2.0}, r"ActorCriticAlgorithm.max_c is 2.0; expected a number in \(0, max_rho\], 1.0 here"),
+        ({"max_c": 0.0}, r"ActorCriticAlgorithm.max_c is 0.0; expected a finite number above 0"),
+        ({"max_c": 2.0}, r"ActorCriticAlgorithm.max_c is 2.0; expected at most max_rho, 1.0 here"),
         ({"max_c": math.nan}, "ActorCriticAlgorithm.max_c is nan"),
     ],
 )

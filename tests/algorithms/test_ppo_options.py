@@ -217,6 +217,15 @@ def test_what_does_not_fit_is_refused(arguments, message):
         PPOAlgorithm(OBSERVATION, DISCRETE, **arguments)
 
 
+def test_a_network_in_a_scope_gets_the_family_too():
+    gin.parse_config(
+        "PPOAlgorithm.actor_critic = @policy/ActorCriticNetwork\npolicy/ActorCriticNetwork.hidden_sizes = (8,)"
+    )
+    algorithm = PPOAlgorithm(OBSERVATION, BOX, box_distribution="beta")
+    assert algorithm.policy.distribution.num_parameters == 4
+    assert algorithm.policy.network(torch.zeros(5, 3))[0].shape == (5, 4)
+
+
 def test_unbounded_actions_cannot_be_beta():
     with pytest.raises(ValueError, match="without bounds"):
         PPOAlgorithm(OBSERVATION, BoundedTensorSpec((1,), torch.float32, -math.inf, math.inf), box_distribution="beta")

@@ -318,6 +318,15 @@ def test_networks_need_not_know_of_time(action_spec, encoder):
     assert torch.equal(*found)
 
 
+def test_an_actor_need_not_ask_for_the_family():
+    class Linear(torch.nn.Linear):
+        def __init__(self, observation_spec, action_spec):
+            super().__init__(2, 2)
+
+    algorithm = make_sac(by_hand=False, actor=Linear)
+    assert loss_of(algorithm, *random_rows(algorithm, 4)).loss.isfinite().all()
+
+
 def test_it_needs_a_replay():
     assert make_sac().needs_replay and not make_sac().on_policy
 

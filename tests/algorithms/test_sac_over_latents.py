@@ -97,7 +97,8 @@ def test_reanalysed_values_are_those_of_the_critics_over_the_target_latents():
         observation=torch.randn(3, num_rows, *OBSERVATION.shape),
     )
     stored = SACInfo(torch.full((3, num_rows), 99.0))
-    batch_info = BatchInfo(rows.prev_action, torch.arange(num_rows).expand(3, -1))
+    position = torch.arange(num_rows).expand(3, -1)
+    batch_info = BatchInfo(rows.prev_action, position, age=torch.zeros_like(position))  # as of a replay
     _, targets = impl.preprocess_experience(rows, stored, batch_info)
     with torch.no_grad():
         latent = impl._target_model.encode(rows.observation[:, :3].flatten(0, 1)).unflatten(0, (3, 3))

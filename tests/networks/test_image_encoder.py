@@ -56,7 +56,7 @@ def test_a_nest_of_images_and_numbers():
     [
         (TensorSpec((4,)), {}, "found no image in the observation"),
         (TensorSpec((3, 10, 10)), {}, "the observation is an image of 10 x 10, which is too small"),
-        (TensorSpec((84, 84, 3)), {}, "84 x 3, which is too small .* wrap the environment in @ChannelsFirst$"),
+        (TensorSpec((84, 84, 3)), {}, "84 x 3, which is too small .* wrap the environment in @ChannelsFirst"),
         ({"map": TensorSpec((3, 10, 40))}, {}, "map is an image of 10 x 40"),
         (FRAMES, {"num_features": 0}, "ImageEncoder.num_features is 0"),
         (FRAMES, {"convolutions": ((8, 3, 0),)}, "the stride in ImageEncoder.convolutions is 0"),

@@ -235,6 +235,20 @@ class ModeSeeing(TinyAlgorithm):
         return super().preprocess_experience(root_inputs, rollout_info, batch_info)
 
 
+def test_what_to_set_for_priorities_is_the_algorithms_own():
+    class Set(TinyAlgorithm):
+        gives_priorities = True
+        priority_settings = ("Set.on = True", "Set.on = False")
+
+    context, _ = make(algorithm=Set)
+    with pytest.raises(ValueError, match=r"Set gives priorities, .* = @PrioritizedSampler\(\), or set Set.on = False"):
+        make_replay(context)
+    gin.parse_config(BY_PRIORITY)
+    context.algorithm.gives_priorities = False
+    with pytest.raises(ValueError, match=r"Set gives no priorities, .* = @UniformSampler\(\), or set Set.on = True"):
+        make_replay(context)
+
+
 def test_targets_are_made_in_evaluation_mode():
     context, engine = make(algorithm=ModeSeeing)
     context.algorithm.train()

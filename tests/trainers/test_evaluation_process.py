@@ -35,13 +35,14 @@ Trainer.evaluation_interval = 30
 Trainer.checkpoint_interval = 40
 """
 
+OF_EVALUATIONS = {"evaluation/return", "evaluation/deviation", "evaluation/length"}
+
 
 def make_trainer(folder, evaluation=EvaluationProcess, environment=None, **options):
     gin.clear_config()
     gin.parse_config(CONFIG)
     if evaluation is EvaluationProcess:
         evaluation = functools.partial(EvaluationProcess, **options)
-        evaluation.needs_configuration = False  # the experiment is given
     parts = {} if environment is None else {"evaluation_environment": environment}
     experiment = functools.partial(make_experiment, **parts)
     trainer = Trainer(experiment(), CPU, seed=3, evaluation=evaluation, make_experiment=experiment)
@@ -117,7 +118,7 @@ def test_a_killed_process_is_started_again(tmp_path):
     trainer = make_trainer(tmp_path / "run", environment=functools.partial(Dying, died=tmp_path / "died"))
     assert trainer.train() is not None
     assert (tmp_path / "died").exists()
-    assert trainer._evaluations.metrics() == {"restarts": 1, "left_out": 0}
+    assert trainer._evaluations.metrics() == {"restarts": 1}
     make_trainer(tmp_path / "whole", SameProcessEvaluation).train()
     assert evaluations(tmp_path / "run") == evaluations(tmp_path / "whole")
 
@@ -129,19 +130,64 @@ def test_an_error_in_the_process_reaches_the_user(tmp_path):
     assert "in step" in "".join(raised.value.__notes__)
 
 
-def test_slow_evaluations_are_left_out_but_not_the_last_one(tmp_path):
-    trainer = make_trainer(tmp_path, environment=held(tmp_path), max_waiting=1)
-    trainer.train(stop_at_env_steps=130)
-    # Requested at 30, 60, 90 and 120: the worker has the first; each of the others took the place of the one before.
-    first, waiting = pending_steps(trainer)
-    assert first < 60
-    assert waiting >= 120
-    assert trainer._evaluations.metrics()["left_out"] == 2
-    (tmp_path / "release").touch()
+def test_training_waits_for_evaluations_that_are_slower_than_their_interval(tmp_path):
+    trainer = make_trainer(tmp_path / "slow", environment=held(tmp_path), max_waiting=1)
+    trainer.train(stop_at_env_steps=80)
+    assert len(pending_steps(trainer)) == 2
+    waits = []
+
+    def stop_when_it_waits():
+        waits.append(trainer.progress.env_steps)
+        if len(waits) == 3:
+            (tmp_path / "release").touch()
+        return False
+
+    trainer._evaluations._context = trainer._evaluations._context._replace(should_stop=stop_when_it_waits)
     assert trainer.train() is not None
-    steps = {step for step, _, _ in evaluations(tmp_path)}
-    assert {first, trainer.progress.env_steps} <= steps
-    assert trainer._evaluations.metrics()["left_out"] == 6 - len(steps)
+    assert 80 < waits[0] == waits[2] < 120
+    make_trainer(tmp_path / "whole", SameProcessEvaluation).train()
+    assert evaluations(tmp_path / "slow") == evaluations(tmp_path / "whole")
+    names = {row["metric"] for row in csv.DictReader((tmp_path / "slow/metrics.csv").open())}
+    assert {name for name in names if name.startswith("evaluation/")} <= OF_EVALUATIONS  # none that depends on speed
+
+
+def test_a_stop_does_not_wait_for_a_place_in_the_queue(tmp_path):
+    trainer = make_trainer(tmp_path, environment=held(tmp_path), max_waiting=1)
+    evaluation_process = trainer._evaluations
+    evaluation_process._context = evaluation_process._context._replace(should_stop=lambda: True)
+    trainer.train(stop_at_env_steps=120)
+    assert len(pending_steps(trainer)) == 2
+
+
+def test_what_was_trained_is_saved_before_a_lost_evaluation_ends_the_run(tmp_path):
+    broken = make_trainer(tmp_path, environment=Raising)
+    with pytest.raises(ValueError, match="the evaluation's environment is broken"):
+        broken.train()
+    trained = broken.progress
+    broken.close()
+    again = make_trainer(tmp_path)
+    assert again.progress == trained
+    assert len(pending_steps(again)) > 0
+    assert again.train() is not None
+
+
+def test_pending_evaluations_of_other_weights_are_refused(tmp_path):
+    trainer = make_trainer(tmp_path, environment=held(tmp_path))
+    trainer.train(stop_at_env_steps=80)
+    state = trainer._evaluations.state_dict()
+    trainer._evaluations.check_state_dict(state)
+    name = next(iter(state["pending"][0]["weights"]))
+    state["pending"][0]["weights"][name] = torch.zeros(7, 7)
+    with pytest.raises(ValueError, match=r"an evaluation that is pending in the checkpoint does not fit .*\n.*\(7, 7\)"):
+        trainer._evaluations.check_state_dict(state)
+
+
+def test_more_pending_evaluations_than_may_wait_are_refused(tmp_path):
+    trainer = make_trainer(tmp_path, environment=held(tmp_path))
+    trainer.train(stop_at_env_steps=120)
+    trainer.close()
+    with pytest.raises(ValueError, match="EvaluationProcess.max_waiting is 1; 3 evaluations .* give at least 2"):
+        make_trainer(tmp_path, max_waiting=1)
 
 
 def test_a_stop_does_not_wait_for_the_last_evaluation(tmp_path):
@@ -186,9 +232,9 @@ def test_an_earlier_evaluation_is_not_taken_for_the_last_one(tmp_path):
     [
         ({"max_waiting": 0}, "EvaluationProcess.max_waiting is 0"),
         ({"niceness": -1}, "EvaluationProcess.niceness is -1"),
-        ({"max_restarts": -1}, "max_restarts is -1"),
-        ({"deadline_seconds": 0.0}, "deadline_seconds is 0.0"),
-        ({"start_method": "fork"}, "start_method is 'fork'"),
+        ({"max_restarts": -1}, "EvaluationProcess.max_restarts is -1"),
+        ({"deadline_seconds": 0.0}, "EvaluationProcess.deadline_seconds is 0.0"),
+        ({"start_method": "fork"}, "EvaluationProcess.start_method is 'fork'"),
     ],
 )
 def test_bad_settings(tmp_path, setting, message):
@@ -202,4 +248,4 @@ def test_an_experiment_that_is_not_in_the_configuration_is_refused():
     with pytest.raises(
         ValueError, match=r"EvaluationProcess makes the experiment anew .* does not bind Experiment.env"
     ):
-        Trainer(make_experiment(), CPU, evaluation=EvaluationProcess)
+        Trainer(make_experiment(), CPU, evaluation=functools.partial(EvaluationProcess))

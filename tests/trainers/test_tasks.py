@@ -209,11 +209,11 @@ def test_a_skipped_update_hands_down_nothing():
 
 def test_priorities_and_sampler_go_together():
     bind(PRIORITIES)
-    message = r"TinyAlgorithm gives no priorities, but .*: bind ReplayBuffer.sampler = @UniformSampler\(\)$"
+    message = r"TinyAlgorithm gives no priorities, but .*: bind ReplayBuffer.sampler = @UniformSampler\(\)\n"
     with pytest.raises(ValueError, match=message):
         make_trainer(algorithm=TinyAlgorithm)
     bind("part/ReplayBuffer.sampler = @UniformSampler()")
-    message = r"Prioritising gives priorities, but .*: bind part/ReplayBuffer.sampler = @PrioritizedSampler\(\)$"
+    message = r"Prioritising gives priorities, but .*: bind part/ReplayBuffer.sampler = @PrioritizedSampler\(\)\n"
     with pytest.raises(ValueError, match=message):
         make_trainer()
     bind(PRIORITIES)

@@ -92,13 +92,20 @@ def test_the_learner_makes_one_environment_for_the_specs_and_closes_it(tmp_path)
 
     parts = {"environment": make_environment, "algorithm": TinyAlgorithm, "evaluation_environment": ScriptedEnvironment}
     trainer = make_trainer(tmp_path, ENGINES["processes"], lambda: Experiment(**parts))
-    assert [(environment.num_envs, environment.closed) for environment in made] == [(4, True)]
+    assert [(environment.num_envs, environment.closed) for environment in made] == [(1, True)]
     assert trainer.num_envs == 4
     gin.bind_parameter("MultiProcessEngine.num_workers", 2)
     gin.bind_parameter("MultiProcessEngine.max_staleness", 0)
     gin.bind_parameter("Trainer.engine", MultiProcessEngine)
     closed_after_test(Trainer(Experiment(**parts), CPU, make_experiment=lambda: None))
     assert [(environment.num_envs, environment.closed) for environment in made[1:]] == [(1, True)]
+
+
+def test_a_partial_engine_needs_the_configuration_too():
+    gin.clear_config()
+    gin.parse_config(CONFIG)
+    with pytest.raises(ValueError, match="MultiProcessEngine makes the experiment anew .* does not bind Experiment.env"):
+        Trainer(make_experiment(), CPU, engine=ENGINES["processes"])
 
 
 def test_a_bad_setting_is_refused_before_any_process_starts(tmp_path):
