@@ -41,7 +41,7 @@ class OpenLoopPolicy:
     """
 
     resample: Resample | None = None
-    settings: SearchSettings = SearchSettings()
+    settings: SearchSettings = dataclasses.field(default_factory=SearchSettings)
     leaf_value: LeafValue | None = None
     dirichlet_alpha: float = 0.3
     noise_fraction: float = 0.25

@@ -91,7 +91,8 @@ class PuctPolicy:
     it (Grill et al. 2020, section 4: SEARCH, ACT and LEARN).
 
     Args:
-        settings: how the search chooses; at its root any rule but SequentialHalving (`GumbelPolicy`).
+        settings: how the search chooses, by default as SearchSettings is bound; at its root any rule but
+            SequentialHalving (`GumbelPolicy`).
         dirichlet_alpha: concentration of the root's noise, above 0. Read when `noise_fraction` > 0.
         noise_fraction: share of the noise in the root's prior while exploring, in [0, 1].
         act: the policy from whose probabilities, to the power of 1 / temperature, the action is drawn: "visits", an
@@ -103,7 +104,7 @@ class PuctPolicy:
         ValueError: a choice is out of its range.
     """
 
-    settings: SearchSettings = SearchSettings()
+    settings: SearchSettings = dataclasses.field(default_factory=SearchSettings)
     dirichlet_alpha: float = 0.3
     noise_fraction: float = 0.25
     act: RootPolicy = "visits"
@@ -160,7 +161,9 @@ class GumbelPolicy:
         ValueError: a choice is out of its range.
     """
 
-    settings: SearchSettings = SearchSettings(SequentialHalving(), ImprovedPolicy())
+    settings: SearchSettings = dataclasses.field(
+        default_factory=lambda: SearchSettings(SequentialHalving(), ImprovedPolicy())
+    )
     gumbel_scale: float = 1.0
 
     def __post_init__(self) -> None:

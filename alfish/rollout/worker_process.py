@@ -11,6 +11,7 @@ from multiprocessing import connection as pipes
 from typing import Any, NamedTuple
 
 from alfish import gin_config
+from alfish.algorithms.hook_errors import hook_that_raised
 from alfish.environments.faults import MAX_TEXT, MAX_TRACE, EnvironmentFault, without_middle
 from alfish.environments.orphans import end_with_the_parent, kill_group, lead_a_group
 
@@ -221,7 +222,8 @@ def _raised(error: BaseException) -> Raised:
     trace = without_middle("".join(traceback.format_exception(error)), MAX_TRACE)
     # That of an environment may quote its traceback.
     text = without_middle(str(readable), MAX_TRACE if kind == "environment" else MAX_TEXT)
-    return Raised(_RAISED, kind, text, trace)
+    hook = hook_that_raised(readable)
+    return Raised(_RAISED, kind, f"{hook}: {text}" if hook else text, trace)
 
 
 def _error(name: str, raised: Raised) -> Exception:

@@ -188,10 +188,10 @@ def test_nothing_is_started_before_it_is_needed_and_closing_twice_is_allowed():
         ({"workers_per_batch": 3}, "workers_per_batch is 3; it must divide the 2 of MultiProcessEngine.num_workers"),
         ({"num_workers": 0}, "MultiProcessEngine.num_workers is 0"),
         ({"max_staleness": -1}, "MultiProcessEngine.max_staleness is -1"),
-        ({"start_method": "fork"}, "start_method is 'fork'; expected one of"),
+        ({"start_method": "fork"}, "MultiProcessEngine.start_method is 'fork'; expected one of"),
         ({"worker_device": "tpu"}, "MultiProcessEngine.worker_device is 'tpu'; expected 'cpu', 'cuda' or 'cuda:N'"),
-        ({"deadline_seconds": 0.0}, "BackgroundEngine.deadline_seconds is 0.0; it must be larger than 0"),
-        ({"max_restarts": -1}, "BackgroundEngine.max_restarts is -1"),
+        ({"deadline_seconds": 0.0}, "MultiProcessEngine.deadline_seconds is 0.0; it must be larger than 0"),
+        ({"max_restarts": -1}, "MultiProcessEngine.max_restarts is -1"),
         ({"pin_memory": True}, "MultiProcessEngine.pin_memory is True, which needs a GPU; the device is cpu"),
     ],
 )

@@ -79,7 +79,11 @@ AT_CONSTRUCTION = [
     (PREDICT, lambda step: None, r"None; expected AlgStep\(output="),
     (PREDICT, lambda step: step._replace(output=step.output - 1), r"the action \[-1, -1\]; expected values in 0…1"),
     ("rows_needed", lambda needed: None, r"None; expected RowsNeeded\("),
-    ("initial_state", lambda state: torch.zeros(3), r"shape \[3\]; expected .* \[batch_size, ...\] = \[2, ...\]"),
+    (
+        "initial_state",
+        lambda state: torch.zeros(3),
+        r"a .* of shape \[3\]; expected .* \[batch_size, ...\] = \[2, ...\]",
+    ),
 ]
 
 
