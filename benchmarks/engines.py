@@ -154,7 +154,7 @@ def table(flags: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, st
             contenders = contenders_of(workload, num_workers, flags, missing)
             try:
                 calls = {name: contender.collect for name, contender in contenders.items()}
-                times = time_in_turns(calls, flags.rounds, flags.seconds)
+                times = time_in_turns(calls, flags.rounds, flags.seconds, works_ahead=True)
             finally:
                 for contender in contenders.values():
                     contender.close()

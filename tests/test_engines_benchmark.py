@@ -68,3 +68,10 @@ def test_ratios_and_scaling(load):
 
 def test_the_loop_alone_is_timed(load):
     assert load("engines").loop_microseconds(num_envs=2, window_length=4, windows=2) > 0
+
+
+def test_what_was_collected_ahead_is_not_timed(load):
+    calls = []
+    load("interleaving").time_in_turns({"engine": lambda: calls.append(0)}, rounds=2, seconds=0.0, works_ahead=True)
+    # Once before all rounds; in each of them one that counts, and one before it that does not.
+    assert len(calls) == 5

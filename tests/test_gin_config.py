@@ -175,7 +175,9 @@ def test_what_a_module_defines_that_is_not_imported(write, monkeypatch):
     assert unknown in message_of("ImageEncoderX.activation='relu'")
     assert unknown in message_of("Learner.part=@ImageEncoderX")
     assert "nothing configurable is called 'ImagEncoderX'; did you mean ImageEncoderX" in message_of("ImagEncoderX.a=1")
-    assert message_of("Learner.part=@Quai").endswith("nothing configurable is called 'Quai'; did you mean QuaintNetwork?")
+    assert message_of("Learner.part=@Quai").endswith(
+        "nothing configurable is called 'Quai'; did you mean QuaintNetwork?"
+    )
 
 
 def test_where_the_package_defines_its_configurables():

@@ -8,19 +8,20 @@ from collections.abc import Callable, Sequence
 from alfish import gin_config
 from alfish.algorithms.hook_errors import hook_that_raised
 from alfish.environments.faults import EnvironmentFault
+from alfish.rollout.worker_process import WorkerLost
 from alfish.summary.console_writer import CLEAR_LINE
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 """Exit codes. A run that a signal stopped ends with 128 + the signal's number, as shells do: 130 for Ctrl-C."""
 
-_USER_ERRORS = (ValueError, ImportError, OSError)
+_USER_ERRORS = (ValueError, ImportError, OSError, WorkerLost)
 
 
 def run(main: Callable[[Sequence[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; an error becomes one last line on standard error.
 
-    What a user can mend (a ValueError, a missing file or package) is shown without its traceback. Of an environment or
-    a user's hook that raised, its own traceback is shown.
+    What a user can mend (a ValueError, a missing file or package, a worker process that is lost) is shown without its
+    traceback. Of an environment or a user's hook that raised, its own traceback is shown.
 
     Args:
         main: gets the arguments.

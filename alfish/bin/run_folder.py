@@ -39,12 +39,24 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"--root_dir={folder}: {error.filename} is a file; give another folder") from error
-    with open(folder / ".lock", "w") as file:
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    try:
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another process is training in {folder}; stop it or give another --root_dir") from None
         yield
+
+
+def _not_writable(folder: pathlib.Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"--root_dir={folder} cannot be written to ({error.strerror}); give another folder, or the right to write there"
+    )
 
 
 def save_config(folder: pathlib.Path, env_steps: int) -> list[str]:

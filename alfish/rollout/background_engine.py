@@ -34,7 +34,7 @@ class BackgroundEngine(WorkerEngine):
         worker_device: where the worker acts: "cpu", or "cuda:1" and the like.
         start_method: "forkserver" or "spawn"; None takes the first that the system has.
         deadline_seconds: a window, or a start, that takes longer is a hang; larger than 0.
-        max_restarts: how often a worker that was killed or hangs is replaced, at least 0.
+        max_restarts: how often a worker that was killed or hangs is replaced in a row, at least 0; see Supervisor.
         pin_memory: keeps the windows in pinned host memory, for faster copies to a GPU.
 
     Raises:

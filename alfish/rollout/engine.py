@@ -140,6 +140,19 @@ def apply_progress(algorithm: Algorithm, progress: Mapping[str, Progress]) -> No
         task.algorithm.after_train_iter(progress[task.name])
 
 
+def other_engine(found: str, expected: str) -> ValueError:
+    """The error for a checkpoint that another engine wrote.
+
+    Args:
+        found: which.
+        expected: the engine of this run.
+    """
+    return ValueError(
+        f"the checkpoint was written with Trainer.engine = @{found}, and the run has {expected} now; set that back, or "
+        "begin a new run in another folder, which may take the weights of this one (Experiment.initial_weights)"
+    )
+
+
 def check_pin_memory(owner: str, pin_memory: bool, device: torch.device) -> None:
     """Raises a ValueError if pinned memory is asked for, and the device has no use for it.
 

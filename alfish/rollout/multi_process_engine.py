@@ -42,7 +42,7 @@ class MultiProcessEngine(WorkerEngine):
         worker_device: where the workers act: "cpu", or "cuda:1" and the like.
         start_method: "forkserver" or "spawn"; None takes the first that the system has.
         deadline_seconds: a worker's part of a window, or its start, that takes longer is a hang; larger than 0.
-        max_restarts: how often workers that were killed or hang are replaced, all together, at least 0.
+        max_restarts: how often one worker that was killed or hangs is replaced in a row, at least 0; see Supervisor.
         pin_memory: keeps the windows in pinned host memory, for faster copies to a GPU.
 
     Raises:

@@ -9,7 +9,7 @@ import torch
 from alfish.checks import check_at_least
 from alfish.data_structures import Progress
 from alfish.rollout.collector import Collector
-from alfish.rollout.engine import Collected, EngineContext, check_pin_memory
+from alfish.rollout.engine import Collected, EngineContext, check_pin_memory, other_engine
 from alfish.rollout.unit_streams import UnitStreams, unit_sequence
 from alfish.rollout.window import Window, allocate
 
@@ -77,6 +77,8 @@ class SameProcessEngine:
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
         """See Engine."""
+        if "turns" in state:
+            raise other_engine(next(iter(state["turns"])).partition(".")[0], "SameProcessEngine")
         self._collector.check_state_dict(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -75,9 +75,7 @@ class WorkerEngine:
             self._pool.pin()
         self._pinned = pin_memory
         self._weights = WeightsSnapshot(context.algorithm, turns.max_staleness + 1)
-        self._supervisor = Supervisor(
-            owner, self._start_worker, turns.num_workers, deadline_seconds, max_restarts
-        )
+        self._supervisor = Supervisor(owner, self._start_worker, turns.num_workers, deadline_seconds, max_restarts)
         self._begin(0, [None] * turns.num_workers)
 
     def _begin(self, window: int, states: list[bytes | None]) -> None:

@@ -10,7 +10,7 @@ from alfish.checks import check_at_least
 from alfish.data_structures import Experience
 from alfish.rollout.acting import Actor
 from alfish.rollout.collector import check_collector_state
-from alfish.rollout.engine import EngineContext, check_pin_memory
+from alfish.rollout.engine import EngineContext, check_pin_memory, other_engine
 from alfish.rollout.turns import Turns
 
 
@@ -62,10 +62,7 @@ def check_engine_state(
     """
     found = state.get("turns", {})
     if set(found) != set(sizes):
-        raise ValueError(
-            "the checkpoint was written with another Trainer.engine; set that back, or begin a new run in another "
-            "folder"
-        )
+        raise other_engine(_engine_of(found), _engine_of(sizes))
     changes = [f"{name} {found[name]} -> {now}" for name, now in sizes.items() if found[name] != now]
     expected = [list(leaf.shape) for leaf in nest.leaves(window)]
     shapes = [[list(leaf.shape) for leaf in ahead["leaves"]] for ahead in state["ahead"]]
@@ -80,6 +77,11 @@ def check_engine_state(
     actor = Actor(context.algorithm, context.transform, envs_of_worker, context.device)
     for worker in state["workers"]:
         check_collector_state(worker, carried, actor)
+
+
+def _engine_of(sizes: Mapping[str, int]) -> str:
+    # Sizes are named by their settings; an engine in the same process has none.
+    return next((name.partition(".")[0] for name in sizes if not name.startswith("Trainer.")), "SameProcessEngine")
 
 
 def _check_device(owner: str, name: str) -> None:

@@ -19,9 +19,10 @@ class CsvWriter:
     """Appends rows `iteration,env_steps,updates,metric,value` to a file.
 
     The content is a function of the run alone: floats have all their digits, and nothing measured with a clock is
-    written. Nothing is buffered in this process, so a kill loses no finished summary and tears at most the last row; a
-    resumed run cuts the file back to its checkpoint first. A file that is there although nothing was resumed is kept
-    beside, as `<name>.old`, or `<name>.old-2`, … if that is taken.
+    written. (Only where the rows of evaluations stand depends on their speed, if they run in another process.) Nothing
+    is buffered in this process, so a kill loses no finished summary and tears at most the last row; a resumed run cuts
+    the file back to its checkpoint first. A file that is there although nothing was resumed is kept beside, as
+    `<name>.old`, or `<name>.old-2`, … if that is taken.
 
     Args:
         path: the file; its folder is made if needed.

@@ -47,10 +47,10 @@ class EvaluationProcess:
         worker           read 0 ─ evaluate 0 ────────── ┘ read 1 ─ evaluate 1 ────────────── ┘
 
     Training waits at the end of the run for what is pending then, and before it only if evaluations take longer than
-    the time between two: up to `max_waiting` queue up, and one more request waits until the first is done. An evaluation
-    is reported at the step that its weights are of, somewhat later than one of the same process would be; its results
-    are the same (on the same kind of device). A checkpoint holds what is pending, weights included, and a resumed run
-    evaluates it first.
+    the time between two: up to `max_waiting` queue up, and one more request waits until the first is done. An
+    evaluation is reported at the step that its weights are of, somewhat later than one of the same process would be;
+    its results are the same (on the same kind of device). A checkpoint holds what is pending, weights included, and a
+    resumed run evaluates it first.
 
     Args:
         context: see EvaluationContext.

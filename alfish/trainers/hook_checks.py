@@ -117,6 +117,7 @@ def _check_acted(algorithm: Algorithm, hook: str, step: Any, time_step: TimeStep
         raise _fault(algorithm, hook, "", step, "AlgStep(output=the actions [B, ...], state=…, info=what is stored)")
     _check_action(algorithm, hook, step.output, outer)
     _check_leaves(algorithm, hook, "info", step.info, outer, "B")
+    _check_leaves(algorithm, hook, "state", step.state, outer, "B")
     given = _form(state)
     if nest.leaves(state) and _form(step.state) != given:
         raise _fault(algorithm, hook, "the state ", _form(step.state), f"one like that it was given, {given}")
@@ -147,7 +148,7 @@ def _check_action(algorithm: Algorithm, hook: str, action: nest.Nest, outer: tup
 
 
 def _is_allowed(action: torch.Tensor, spec: BoundedTensorSpec) -> bool:
-    if not spec.is_discrete:  # beyond the bounds of a box, environments clip
+    if not spec.is_discrete:  # an algorithm may leave the bounds of a box to the environment
         return bool(action.isfinite().all())
     low, high = spec.bounds(action.device)
     return bool(((action >= low) & (action <= high)).all())

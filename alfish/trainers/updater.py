@@ -1,5 +1,6 @@
 """One gradient step, the same for every algorithm."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -73,6 +74,7 @@ class Updater:
         initial_rate = self._learning_rate(0.0)
         if not (initial_rate > 0 and math.isfinite(initial_rate)):
             raise ValueError(f"Updater.learning_rate is {initial_rate}; it must be a finite number larger than 0")
+        _check_optimizer(optimizer)
         self._step = GradientStep(optimizer, parameters, initial_rate, max_gradient_norm)
         self._max_skipped_updates = max_skipped_updates
         self._skipped_in_a_row = 0
@@ -153,6 +155,17 @@ class Updater:
 
 def _mean(value: torch.Tensor) -> torch.Tensor:
     return value.detach() if value.ndim == 0 else value.detach().float().mean()
+
+
+def _check_optimizer(optimizer: Callable[..., torch.optim.Optimizer]) -> None:
+    parameters = inspect.signature(optimizer).parameters
+    if "lr" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        return
+    name = getattr(optimizer, "__name__", str(optimizer))
+    raise ValueError(
+        f"Updater.optimizer is {name}, which takes no learning rate as lr; expected what makes an optimiser of "
+        "parameters, such as @torch.optim.Adam"
+    )
 
 
 class MeanOfUpdates:

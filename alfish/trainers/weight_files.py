@@ -27,7 +27,8 @@ def save_weights(path: str | os.PathLike[str], weights: torch.nn.Module | Mappin
     """
     path = pathlib.Path(path)
     found = weights.state_dict() if isinstance(weights, torch.nn.Module) else weights
-    state = {key: value.cpu() if isinstance(value, torch.Tensor) else value for key, value in found.items()}
+    # Clones: parameters may be parts of one block of memory, which the file would hold as a whole.
+    state = {key: value.cpu().clone() if isinstance(value, torch.Tensor) else value for key, value in found.items()}
     content = {"format_version": WEIGHTS_VERSION, "sha256": checksum(state), "weights": state}
     data = serialize(content)
     try:

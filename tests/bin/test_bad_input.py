@@ -9,6 +9,7 @@ import pytest
 from run_commands import CONFIG, checkpoints, evaluate_here, play_here, run, start, train_here
 
 from alfish.bin import train
+from alfish.rollout.worker_process import WorkerLost
 
 
 def last_line(capsys):
@@ -24,6 +25,8 @@ def last_line(capsys):
         ("Trainer.num_envs='two'", "Trainer.num_envs = 'two': expected int, got 'two' .str."),
         ("Updater.learning_rate='fast'", "Updater.learning_rate = 'fast': expected float"),
         ("Updater.learning_rate=fast", "'fast' is no value"),
+        ("Updater.optimizer=@ActorCriticNetwork", "Updater.optimizer is ActorCriticNetwork, which takes no learning"),
+        ("Experiment.algorithm=@ActorCriticNetwork", "Experiment.algorithm .*ActorCriticNetwork"),
         ("Updater.learning_rate=-1.0", "learning_rate.* -1.0"),
         ("Trainer.num_envs=0", "Trainer.num_envs is 0; it must be at least 1"),
         ("Trainer.num_envs=-2", "Trainer.num_envs is -2; it must be at least 1"),
@@ -190,6 +193,15 @@ def test_an_error_of_our_own_shows_its_traceback(tmp_path, capsys, monkeypatch):
     error = capsys.readouterr().err
     assert error.startswith("Traceback")
     assert error.endswith("\nerror: RuntimeError: out of memory\n")
+
+
+def test_a_lost_worker_is_one_line(tmp_path, capsys, monkeypatch):
+    def broken(arguments):
+        raise WorkerLost("worker 0 was killed")
+
+    monkeypatch.setattr(train, "main", broken)
+    assert run(train) == 1
+    assert capsys.readouterr().err == "error: worker 0 was killed\n"
 
 
 @pytest.mark.parametrize("command", [evaluate_here, play_here])

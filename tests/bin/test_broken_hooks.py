@@ -39,6 +39,6 @@ def test_class_and_hook_are_named(errors_of, where, hook, cause):
 
 
 def test_in_a_worker_process_too(errors_of):
-    *trace, last = errors_of("misspells later", "--gin_param=Trainer.engine=@BackgroundEngine")
+    *trace, last = errors_of("misspells later", "--gin_file=background_engine.gin")
     assert any("broken_regression.py" in line and "in rollout_step" in line for line in trace)
     assert "raised AttributeError: broken_regression.Broken.rollout_step: 'TimeStep' object has no attribute" in last

@@ -77,3 +77,17 @@ def test_the_operative_config_is_best_effort(tmp_path, caplog):
     assert os.listdir(tmp_path) == ["operative_config.gin"]
     (record,) = caplog.records
     assert record.getMessage() == f"{tmp_path}/operative_config.gin could not be written: {os.strerror(errno.EFBIG)}"
+
+
+@pytest.mark.parametrize("name", ["mkdir", "open"])
+def test_a_folder_that_cannot_be_written_to_says_what_to_do(tmp_path, monkeypatch, name):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", "x")
+
+    if name == "mkdir":
+        monkeypatch.setattr(run_folder.pathlib.Path, "mkdir", refuse)
+    else:
+        monkeypatch.setattr(run_folder, "open", refuse, raising=False)
+    message = r"--root_dir=\S+ cannot be written to \(Permission denied\); give another folder"
+    with pytest.raises(ValueError, match=message), run_folder.locked(tmp_path):
+        pass

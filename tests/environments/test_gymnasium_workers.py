@@ -3,12 +3,16 @@
 import functools
 import multiprocessing
 import os
+import pathlib
 import signal
+import subprocess
+import sys
 
 import gin
 import pytest
 import torch
 from environment_rows import collect, empty_row, same
+from processes import is_alive, wait_until_gone
 from toy_environments import Counter, Doubled, OddInfo
 
 from alfish import gin_config
@@ -92,6 +96,34 @@ def test_workers_outlive_the_ctrl_c_that_reaches_the_whole_process_group():
         assert row.reward.tolist() == [1.0, 1.0]
     finally:
         environment.close()
+
+
+OWNER = """
+import sys, time
+sys.path[:0] = {paths!r}
+import numpy as np
+from environment_rows import empty_row
+from toy_environments import Spinning
+from alfish.environments.gymnasium_adapter import make_gymnasium
+
+if __name__ == "__main__":
+    environment = make_gymnasium("toy/Counter-v0", 1, "async", wrappers=[Spinning])
+    environment.reset(0, empty_row(environment))
+    environment._env.step_async(np.zeros(1, np.int64))
+    print(environment._env.processes[0].pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_worker_that_computes_without_end_ends_with_its_owner(tmp_path):
+    script, here = tmp_path / "owner.py", pathlib.Path(__file__).resolve().parent
+    script.write_text(OWNER.format(paths=[str(here), str(here.parent)]))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as owner:
+        pid = int(owner.stdout.readline())
+        assert is_alive(pid)
+        owner.kill()
+    wait_until_gone([pid])
 
 
 def test_worker_that_hangs_is_noticed_and_ended(monkeypatch):

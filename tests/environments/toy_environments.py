@@ -182,6 +182,14 @@ class OddInfo(gymnasium.Wrapper):
         return *self.env.step(action)[:4], {"odd": Unsendable(self.error)}
 
 
+class Spinning(gymnasium.Wrapper):
+    """Computes without end in its first step."""
+
+    def step(self, action):
+        while True:
+            pass
+
+
 def register() -> None:
     """Registers the environments under `toy/`."""
     gymnasium.register("toy/Counter-v0", entry_point=Counter)

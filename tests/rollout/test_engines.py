@@ -210,13 +210,15 @@ def test_a_state_of_another_engine_is_refused_in_one_line():
         (CASES[4].make, {}, "max_staleness 2 -> 0; set that back"),
         (CASES[5].make, {"num_envs": 2}, "Trainer.num_envs 4 -> 2; set that back"),
         (CASES[5].make, {"window_length": 7}, "as with another Trainer.window_length; set that back"),
-        (CASES[1].make, {}, "was written with another Trainer.engine"),
-        (SameProcessEngine, {}, "was written with another Trainer.engine"),
+        (CASES[1].make, {}, "with Trainer.engine = @MultiProcessEngine, and the run has BackgroundEngine now; set"),
+        (SameProcessEngine, {}, "with Trainer.engine = @MultiProcessEngine, and the run has SameProcessEngine now"),
     ]:
         other, _ = make_engine(make, **sizes)
         with pytest.raises(ValueError, match=message) as raised:
             other.check_state_dict(state)
         assert "\n" not in str(raised.value)
     same_process, _ = make_engine(SameProcessEngine)
-    with pytest.raises(ValueError, match=r"was written with another Trainer.engine"):
+    with pytest.raises(
+        ValueError, match="with Trainer.engine = @SameProcessEngine, and the run has MultiProcessEngine now"
+    ):
         engine.check_state_dict(same_process.state_dict())

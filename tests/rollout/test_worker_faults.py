@@ -86,7 +86,9 @@ def cases(those):
 @cases(WITH_WORKERS)
 def test_an_environment_that_raises_is_named(case, trouble):
     engine, algorithm = make_engine(case.make, experiment=Scripted(trouble=trouble("raise")))
-    message = r"worker \d \(environments \d…\d of 0…3\): 'Scripted', environment [13] of 0…3, .* step 2: the door is locked\n"
+    message = (
+        r"worker \d \(environments \d…\d of 0…3\): 'Scripted', environment [13] of 0…3, .* step 2: the door is locked\n"
+    )
     with pytest.raises(EnvironmentFault, match=message) as raised:
         iterate_all(engine, algorithm, 5)
     (note,) = raised.value.__notes__
@@ -168,7 +170,10 @@ def test_lost_workers_are_replaced_so_often_and_no_more():
     kill(engine, 0)
     iterate(engine, algorithm, 1)
     kill(engine, 0)
-    with pytest.raises(WorkerLost, match=r"was killed by SIGKILL; perhaps .* started again 1 times .* which is BackgroundEngine.max_restarts"):
+    with pytest.raises(
+        WorkerLost,
+        match=r"was killed by SIGKILL; perhaps .* started again 1 times .* which is BackgroundEngine.max_restarts",
+    ):
         iterate(engine, algorithm, 2)
 
 

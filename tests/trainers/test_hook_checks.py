@@ -76,6 +76,11 @@ AT_CONSTRUCTION = [
         lambda step: step._replace(state=torch.zeros(2, 3)),
         r"the state .*\[\('', \(2, 3\).*define initial_state",
     ),
+    (
+        ROLLOUT,
+        lambda step: step._replace(state={"count": 3}),
+        r"state.count as 3; expected a tensor of shape \[B, ...\]",
+    ),
     (PREDICT, lambda step: None, r"None; expected AlgStep\(output="),
     (PREDICT, lambda step: step._replace(output=step.output - 1), r"the action \[-1, -1\]; expected values in 0…1"),
     ("rows_needed", lambda needed: None, r"None; expected RowsNeeded\("),

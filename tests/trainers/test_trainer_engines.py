@@ -104,7 +104,9 @@ def test_the_learner_makes_one_environment_for_the_specs_and_closes_it(tmp_path)
 def test_a_partial_engine_needs_the_configuration_too():
     gin.clear_config()
     gin.parse_config(CONFIG)
-    with pytest.raises(ValueError, match="MultiProcessEngine makes the experiment anew .* does not bind Experiment.env"):
+    with pytest.raises(
+        ValueError, match="MultiProcessEngine makes the experiment anew .* does not bind Experiment.env"
+    ):
         Trainer(make_experiment(), CPU, engine=ENGINES["processes"])
 
 

@@ -121,6 +121,7 @@ def test_state_round_trip():
         ({"learning_rate": lambda fraction: 0.1 - fraction}, "learning_rate is -.* at 11 % of the run"),
         ({"max_gradient_norm": -1.0}, "max_gradient_norm is -1.0"),
         ({"max_skipped_updates": 0}, "max_skipped_updates is 0"),
+        ({"optimizer": torch.nn.Linear}, "^Updater.optimizer is Linear, which takes no learning rate as lr; expected"),
     ],
 )
 def test_bad_settings(settings, message):
