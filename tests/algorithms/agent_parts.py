@@ -21,26 +21,30 @@ from alfish.trainers.trainer import Trainer
 
 OBSERVATION, ACTION = ScriptedEnvironment.observation_spec, ScriptedEnvironment.action_spec
 
-CONFIG = """
-import alfish.trainers.on_policy_batches
+SHORT_RUN = """
 import alfish.trainers.replay_batches
 Updater.optimizer = @torch.optim.Adam
 Updater.learning_rate = 0.01
-OnPolicyBatches.mini_batch_size = 4
-OnPolicyBatches.num_epochs = 2
 ReplayBuffer.capacity = 80
 ReplayBatches.batch_size = 6
-ReplayBatches.segment_length = 2
 ReplayBatches.updates_per_env_step = 0.25
 ReplayBatches.initial_env_steps = 20
 Evaluator.episodes = 1
-Trainer.batch_source = @OnPolicyBatches
 Trainer.num_envs = 2
 Trainer.window_length = 4
 Trainer.total_env_steps = 60
 Trainer.summary_interval = 10
 Trainer.evaluation_interval = None
 Trainer.checkpoint_interval = 20
+"""
+
+CONFIG = f"""
+import alfish.trainers.on_policy_batches
+{SHORT_RUN}
+OnPolicyBatches.mini_batch_size = 4
+OnPolicyBatches.num_epochs = 2
+ReplayBatches.segment_length = 2
+Trainer.batch_source = @OnPolicyBatches
 MuzeroRepresentationTrainingOptions.batch_source = @representation/ReplayBatches
 MuzeroRepresentationTrainingOptions.updater = @representation/Updater
 representation/Updater.learning_rate = 0.02

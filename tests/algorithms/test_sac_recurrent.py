@@ -5,6 +5,7 @@ import functools
 import gin
 import pytest
 import torch
+from agent_parts import SHORT_RUN
 from sac_parts import BOX, CHOICE, FIRST, LAST, MID, OBSERVATION, block, loss_of, make_sac, trained
 from support import ScriptedEnvironment
 from trainer_parts import assert_same, closed_after_test
@@ -94,23 +95,10 @@ def test_acting_hands_the_state_on(kind):
     assert loss_of(algorithm, *random_block(algorithm, kind)).loss.shape == (1, 4)
 
 
-CONFIG = """
-import alfish.trainers.replay_batches
-Updater.optimizer = @torch.optim.Adam
-Updater.learning_rate = 0.01
-ReplayBuffer.capacity = 80
-ReplayBatches.batch_size = 6
+CONFIG = f"""
+{SHORT_RUN}
 ReplayBatches.segment_length = 4
-ReplayBatches.updates_per_env_step = 0.25
-ReplayBatches.initial_env_steps = 20
-Evaluator.episodes = 1
 Trainer.batch_source = @ReplayBatches
-Trainer.num_envs = 2
-Trainer.window_length = 4
-Trainer.total_env_steps = 60
-Trainer.summary_interval = 10
-Trainer.evaluation_interval = None
-Trainer.checkpoint_interval = 20
 """
 
 

@@ -3,6 +3,16 @@
 import numpy as np
 import torch
 
+# One environment, five rows. gamma = 0.5, and where there is one lambda = 0.5, in the tests by hand. Reward and
+# discount of row 0 are never used.
+REWARD = torch.tensor([[9.0, 1.0, 2.0, 3.0, 4.0]])
+VALUE = torch.tensor([[8.0, 4.0, 2.0, 6.0, 10.0]])
+ONES = torch.ones(1, 5)
+MID = torch.zeros(1, 5, dtype=torch.bool)
+# Row 2 ends an episode; row 3 is the FIRST row of the next one, where the environment gives reward 0 and discount 1.
+LAST_AT_2 = torch.tensor([[False, False, True, False, False]])
+TERMINATED_AT_2 = torch.tensor([[1.0, 1.0, 0.0, 1.0, 1.0]])
+
 
 def random_block(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Reward, discount, value and is_last, `[6, 13]`: terminations, truncations, LAST rows behind LAST rows."""

@@ -4,7 +4,17 @@ import math
 
 import pytest
 import torch
-from row_blocks import brute_force_n_step, brute_force_v_trace, random_block
+from row_blocks import (
+    LAST_AT_2,
+    MID,
+    ONES,
+    REWARD,
+    TERMINATED_AT_2,
+    VALUE,
+    brute_force_n_step,
+    brute_force_v_trace,
+    random_block,
+)
 
 from alfish.ops.off_policy_returns import (
     double_q_target,
@@ -16,14 +26,6 @@ from alfish.ops.off_policy_returns import (
 )
 from alfish.ops.returns import discounted_return, generalized_advantage_estimate, n_step_return
 
-# One environment, five rows. gamma = 0.5 in the tests by hand. Reward and discount of row 0 are never used.
-REWARD = torch.tensor([[9.0, 1.0, 2.0, 3.0, 4.0]])
-VALUE = torch.tensor([[8.0, 4.0, 2.0, 6.0, 10.0]])
-ONES = torch.ones(1, 5)
-MID = torch.zeros(1, 5, dtype=torch.bool)
-# Row 2 ends an episode; row 3 is the FIRST row of the next one.
-LAST_AT_2 = torch.tensor([[False, False, True, False, False]])
-TERMINATED_AT_2 = torch.tensor([[1.0, 1.0, 0.0, 1.0, 1.0]])
 # pi / mu of the four actions.
 RATIO = torch.tensor([[0.5, 2.0, 4.0, 1.0]])
 LOG_RATIO = RATIO.log()

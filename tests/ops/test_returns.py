@@ -2,18 +2,9 @@
 
 import pytest
 import torch
-from row_blocks import brute_force_n_step, random_block
+from row_blocks import LAST_AT_2, MID, ONES, REWARD, TERMINATED_AT_2, VALUE, brute_force_n_step, random_block
 
 from alfish.ops.returns import bootstrapped_return, discounted_return, generalized_advantage_estimate, n_step_return
-
-# One environment, five rows. gamma = 0.5, lambda = 0.5 in the tests by hand.
-REWARD = torch.tensor([[9.0, 1.0, 2.0, 3.0, 4.0]])
-VALUE = torch.tensor([[8.0, 4.0, 2.0, 6.0, 10.0]])
-ONES = torch.ones(1, 5)
-MID = torch.zeros(1, 5, dtype=torch.bool)
-# Row 2 ends an episode; row 3 is the FIRST row of the next one, where the environment gives reward 0 and discount 1.
-LAST_AT_2 = torch.tensor([[False, False, True, False, False]])
-TERMINATED_AT_2 = torch.tensor([[1.0, 1.0, 0.0, 1.0, 1.0]])
 
 
 def test_advantages_inside_an_episode():
