@@ -6,7 +6,8 @@ import gin
 import torch
 
 from alfish import nest
-from alfish.networks.mlp import MLP, Activation, ObservationFlattener
+from alfish.networks.activations import Activation
+from alfish.networks.mlp import MLP, ObservationFlattener
 from alfish.ops.distributions import BoxDistribution, make_action_distribution
 
 

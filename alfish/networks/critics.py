@@ -10,8 +10,9 @@ import torch.nn.functional
 
 from alfish import nest
 from alfish.checks import check_at_least
+from alfish.networks.activations import ACTIVATIONS, Activation
 from alfish.networks.dense_layers import relu_layers, takes_fast_path
-from alfish.networks.mlp import ACTIVATIONS, MLP, Activation, ObservationFlattener, largest_relu_layer
+from alfish.networks.mlp import MLP, ObservationFlattener, largest_relu_layer
 from alfish.specs import BoundedTensorSpec, is_choice
 
 

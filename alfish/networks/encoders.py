@@ -9,7 +9,8 @@ import torch
 
 from alfish import nest
 from alfish.data_structures import TimeStep
-from alfish.networks.mlp import MLP, Activation, ObservationFlattener
+from alfish.networks.activations import Activation
+from alfish.networks.mlp import MLP, ObservationFlattener
 from alfish.networks.preprocessing import episode_begins
 from alfish.specs import TensorSpec
 

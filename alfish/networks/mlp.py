@@ -1,26 +1,18 @@
 """Multi-layer perceptrons, and how nested observations become the one vector that they read."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple, cast, get_args
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional
 
 from alfish import nest
+from alfish.networks.activations import ACTIVATIONS, Activation
 from alfish.networks.byte_scale import byte_scale
 from alfish.networks.dense_layers import relu_layers, takes_fast_path
 from alfish.specs import BoundedTensorSpec, TensorSpec
 
-Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]
-
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "relu": torch.relu_,  # in place: its input is always the fresh product of a layer
-    "tanh": torch.tanh,
-    "elu": torch.nn.functional.elu,
-    "gelu": torch.nn.functional.gelu,
-    "silu": torch.nn.functional.silu,
-}
 _MAX_ONE_HOT = 4096
 
 

@@ -85,6 +85,9 @@ class OnPolicyBatches(BatchSource):
         self._window = None
         reward = sequences.inputs.reward
         for _ in range(self._num_epochs):
+            if reward.shape[0] <= self._sequences_per_batch:
+                yield sequences  # as one batch, whose order changes nothing
+                continue
             order = torch.from_numpy(self._context.generator.permutation(reward.shape[0]))
             for chosen in order.to(reward.device).split(self._sequences_per_batch):
                 yield _pick(sequences, chosen)
