@@ -55,6 +55,7 @@ def main(contest: Contest, description: str | None, env_steps: int) -> None:
     flags.add_argument("--pairs", type=int, default=5, help="runs of each, in turns")
     flags.add_argument("--env_steps", type=int, default=env_steps, help="of each run")
     flags.add_argument("--gin_param", action="append", default=[], help="a further binding for train; may be repeated")
+    flags.add_argument("--and_gin_file", help="a further config of alfish, such as background_engine.gin")
     flags.add_argument("--peer_threads", type=int, default=1, help=f"torch threads of {PEER}")
     flags.add_argument("--peer_fused_adam", action="store_true")
     arguments = flags.parse_args()
@@ -90,6 +91,7 @@ def main(contest: Contest, description: str | None, env_steps: int) -> None:
 def _measure_alfish(contest: Contest, root_dir: pathlib.Path, seed: int, arguments: argparse.Namespace) -> common.Rate:
     params = [*_PARAMS, *contest.gin_params, *arguments.gin_param]
     flags = [f"--stop_at_env_steps={arguments.env_steps}", "--device=cpu"]
+    flags += [f"--gin_file={arguments.and_gin_file}"] if arguments.and_gin_file else []
     command = common.train_command(contest.gin_file, root_dir, params, seed, flags)
     lines = common.run(command, verbose=arguments.verbose).lines
     # "saved" comes after the checkpoint at the end: a few milliseconds are counted that the other one does not spend.

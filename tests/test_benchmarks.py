@@ -45,6 +45,16 @@ def test_what_the_console_writer_prints_is_read_back(load, capsys):
     assert common.last_line_before_training(lines).text == "     seed  0"
 
 
+def test_an_evaluation_that_the_console_writer_printed_is_found(load, capsys):
+    pattern = load("time_to_threshold")._EVALUATION
+    writer = ConsoleWriter(15_000, sys.stdout)
+    writer.write(Progress(10, 1_234, 5, 0.1), {"loss": 0.5}, {"time/env_steps_per_second": 100.0})
+    writer.write(Progress(10, 1_234, 5, 0.1), {"evaluation/return": -12.5}, {})
+    training, evaluation = capsys.readouterr().out.splitlines()
+    assert pattern.match(training) is None
+    assert pattern.match(evaluation).groups() == ("1,234", "-12.5")
+
+
 def test_the_interquartile_mean_leaves_out_a_quarter_at_both_ends(load):
     common = load("common")
     assert common.interquartile_mean([100.0, 1.0, 2.0, 3.0, -50.0]) == 2.0
