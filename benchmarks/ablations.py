@@ -67,7 +67,13 @@ SUITES: dict[str, Suite] = {
         475.0,
         (
             Variant("all"),
-            Variant("no consistency loss", ("MuzeroRepresentationImpl.consistency = None",)),
+            Variant(
+                "no consistency loss",
+                (
+                    "MuzeroRepresentationImpl.consistency = None",
+                    "MuzeroRepresentationImpl.consistency_loss_weight = None",
+                ),
+            ),
             Variant("no policy loss", _without("policy")),
             Variant("no value loss", _without("value")),
             Variant("no reward loss", _without("reward")),

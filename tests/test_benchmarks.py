@@ -8,12 +8,17 @@ import sys
 import threading
 import types
 
+import gin
 import numpy as np
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
+from alfish import gin_config
 from alfish.data_structures import Progress
 from alfish.summary.console_writer import ConsoleWriter
+from alfish.trainers.experiment import Experiment
+from alfish.trainers.trainer import Trainer
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -143,6 +148,15 @@ def test_the_variants_of_a_suite_are_told_apart(load):
             assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize("name", ["losses", "reanalysis", "latent"])
+def test_every_variant_of_a_suite_can_be_trained(load, name):
+    suite = load("ablations").SUITES[name]
+    for variant in suite.variants:
+        gin.clear_config()
+        gin_config.parse([variant.gin_file or suite.gin_file], list(variant.params))
+        Trainer(Experiment(), torch.device("cpu")).close()
+
+
 def test_trainings_run_as_many_at_a_time_as_told(load):
     trainings = load("trainings")
     meeting = threading.Barrier(2)
@@ -175,6 +189,20 @@ def test_the_mean_curve_spans_what_all_runs_have(load):
     steps, mean = load("plot_curves").mean_curve(curves)
     assert steps.tolist() == [5.0, 10.0]
     assert mean.tolist() == [3.0, 6.0]
+
+
+def test_seconds_of_phases_are_read_from_the_curves_of_a_run(load, tmp_path):
+    with SummaryWriter(str(tmp_path / "tensorboard")) as curves:
+        for env_steps, rate, share in ((100, 50.0, 0.5), (160, 20.0, 0.25)):
+            curves.add_scalar("time/env_steps_per_second", rate, env_steps)
+            curves.add_scalar("time/update", share, env_steps)
+    (tmp_path / "metrics.csv").write_text(
+        "iteration,env_steps,updates,metric,value\n1,100,10,loss,0.5\n2,160,16,loss,0.5\n", encoding="utf-8"
+    )
+    assert load("update_cost").phase_seconds(tmp_path) == [
+        {"update": 1.0, "seconds": 2.0, "updates": 10},
+        {"update": 0.75, "seconds": 3.0, "updates": 6},
+    ]
 
 
 def test_every_benchmark_of_make_bench_is_there():
