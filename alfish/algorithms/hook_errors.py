@@ -23,7 +23,8 @@ def hook_that_raised(error: BaseException) -> str:
 
 
 def _hook_of(frame: FrameType) -> str:
-    owner = frame.f_locals.get("self") or next(iter(frame.f_locals.values()), None)
+    # Not `or`: a tensor of many elements has no truth value.
+    owner = frame.f_locals.get("self", next(iter(frame.f_locals.values()), None))
     if not isinstance(owner, Algorithm) or frame.f_globals.get("__name__", "").startswith("alfish."):
         return ""
     for hook in _HOOKS:

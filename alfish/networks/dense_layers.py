@@ -28,6 +28,8 @@ def takes_fast_path(inputs: torch.Tensor, largest_layer: int) -> bool:
         and inputs.device.type == "cpu"
         and inputs.dtype == torch.float32
         and _onednn_is_faster()
+        # Under autocast torch's own products choose the precision; here it would be mixed.
+        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 

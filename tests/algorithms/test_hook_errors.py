@@ -49,3 +49,11 @@ def test_what_is_no_hook_or_alfishs_own_is_not():
         target_update=TargetUpdate(1.0),
     )
     assert hook_that_raised(raised(own.rollout_step, None, ())) == ""
+
+
+def test_errors_of_tensors_and_their_methods_are_told_too():
+    assert hook_that_raised(raised(torch.ones(21).unflatten, 0, (7, 4))) == ""
+    algorithm = Outer(*SPECS)
+    algorithm.other = algorithm
+    algorithm.train_step = lambda *arguments: torch.ones(6).split([1, 2])
+    assert hook_that_raised(raised(algorithm.rollout_step, None, ())) == "test_hook_errors.Outer.rollout_step"

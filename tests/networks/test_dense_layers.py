@@ -79,6 +79,18 @@ def test_small_products_and_other_activations_are_torchs():
     assert MLP(4, (8, 9), 2)._largest_relu_layer == 72
 
 
+@pytest.mark.usefixtures("fast")
+def test_autocast_takes_torchs_own_products():
+    network, inputs = MLP(16, (16,), 2), torch.ones(512, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not dense_layers.takes_fast_path(inputs, 256)
+        outputs = network(inputs)
+    assert outputs.dtype == torch.bfloat16
+    outputs.float().sum().backward()
+    assert network.output.weight.grad.dtype == torch.float32
+    assert dense_layers.takes_fast_path(inputs, 256)
+
+
 def test_a_torch_without_such_a_product_is_noticed(monkeypatch):
     def missing(*arguments):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
