@@ -30,14 +30,17 @@ def test_it_builds_and_binds_nothing_in_vain(config):
     assert run(train, f"--gin_file={config}", "--dry_run", "--strict", "--device=cpu") == 0
 
 
-def test_so_does_the_one_of_minatar():
-    pytest.importorskip("minatar", reason='needs pip install "alfish[minatar]"')
-    test_it_builds_and_binds_nothing_in_vain("muzero_minatar_breakout.gin")
-
-
-def test_so_does_the_one_of_hopper():
-    pytest.importorskip("mujoco", reason='needs pip install "alfish[mujoco]"')
-    test_it_builds_and_binds_nothing_in_vain("sac_hopper.gin")
+@pytest.mark.parametrize(
+    ("package", "extra", "config"),
+    [
+        ("minatar", "minatar", "muzero_minatar_breakout.gin"),
+        ("mujoco", "mujoco", "sac_hopper.gin"),
+        ("Box2D", "box2d", "ppo_lunar_lander.gin"),
+    ],
+)
+def test_so_does_one_whose_environment_is_an_extra(package, extra, config):
+    pytest.importorskip(package, reason=f'needs pip install "alfish[{extra}]"')
+    test_it_builds_and_binds_nothing_in_vain(config)
 
 
 SMALL = {
