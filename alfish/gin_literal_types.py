@@ -24,6 +24,7 @@ _CONTAINERS |= {collections.abc.Mapping: (dict,), collections.abc.Sequence: (lis
 _CONTAINERS |= {collections.abc.Collection: (list, tuple, dict), collections.abc.Iterable: (list, tuple, dict)}
 _PLAIN: dict[Any, tuple[type, ...]] = {kind: (kind,) for kind in (bool, int, str, bytes, types.NoneType)}
 _PLAIN[float] = (int, float)
+_UNIONS = (typing.Union, types.UnionType)
 
 
 def type_problem(key: ConfigKey, value: Any) -> str:
@@ -33,8 +34,28 @@ def type_problem(key: ConfigKey, value: Any) -> str:
         return ""
     annotation = _annotation(key)
     problem = mismatch(value, annotation)
-    shown = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return f"expected {re.sub(r'(?:[a-z_]+[.])+', '', shown)}, got {problem}" if problem else ""
+    return f"expected {_shown(annotation)}, got {problem}" if problem else ""
+
+
+def _shown(annotation: Any) -> str:
+    """What is expected; of names or a function, in words."""
+    choices = typing.get_args(annotation) if _origin(annotation) in _UNIONS else (annotation,)
+    if not any(_origin(choice) is typing.Literal for choice in choices):
+        text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        return re.sub(r"(?:[a-z_]+[.])+", "", text)
+    words: list[str] = []
+    for choice in choices:
+        if _origin(choice) is typing.Literal:
+            words += map(repr, typing.get_args(choice))
+        elif _origin(choice) is collections.abc.Callable:
+            words.append("a function")
+        else:
+            words.append("None" if choice is types.NoneType else _shown(choice))
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _origin(annotation: Any) -> Any:
+    return typing.get_origin(annotation) or annotation
 
 
 def brackets_problem(key: ConfigKey, reference: gin_state.ConfigurableReference) -> str:
@@ -73,10 +94,10 @@ def _annotation(key: ConfigKey) -> Any:
 
 def _callables_in(annotation: Any) -> Iterator[Any]:
     """The `Callable[...]` that an annotation wants, for itself or in a sequence; none where something else may do."""
-    origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    origin, arguments = _origin(annotation), typing.get_args(annotation)
     if origin is collections.abc.Callable:
         yield annotation
-    elif origin in (typing.Union, types.UnionType):
+    elif origin in _UNIONS:
         choices = [choice for choice in arguments if typing.get_origin(choice) is not typing.Literal]
         found = [list(_callables_in(choice)) for choice in choices if choice is not types.NoneType]
         yield from (maker for makers in found for maker in makers if all(found))
@@ -100,12 +121,12 @@ def mismatch(value: Any, annotation: Any, place: str = "") -> str:
     """Describes the part of a value that does not fit an annotation; `""` if all fits or the annotation is unknown."""
     if not isinstance(annotation, type):  # the meaning of `type X = ...` and of NewType
         annotation = getattr(annotation, "__value__", getattr(annotation, "__supertype__", annotation))
-    origin, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    origin, arguments = _origin(annotation), typing.get_args(annotation)
     is_reference = isinstance(value, gin_state.ConfigurableReference)
     if origin is Any or (is_reference and value.evaluate):
         return ""
     problem = f"{value!r}; write {value!r}()" if is_reference else f"{value!r} ({type(value).__name__}){place}"
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         problems = {choice: mismatch(value, choice, place) for choice in arguments}
         informative = [found for choice, found in problems.items() if choice is not types.NoneType]
         return "" if not all(problems.values()) else informative[0] if len(informative) == 1 else problem

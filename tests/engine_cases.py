@@ -75,6 +75,7 @@ class Told(NamedTuple):
     buffer: torch.Tensor
     fraction: torch.Tensor
     drawn: torch.Tensor
+    env_id: torch.Tensor
 
 
 class TellingAlgorithm(TinyAlgorithm):
@@ -93,7 +94,7 @@ class TellingAlgorithm(TinyAlgorithm):
     def rollout_step(self, time_step, state):
         drawn = torch.rand(time_step.reward.shape)
         like = torch.ones_like(time_step.reward)
-        told = Told(like * self.weight, like.long() * self.count, like * self.fraction, drawn)
+        told = Told(like * self.weight, like.long() * self.count, like * self.fraction, drawn, time_step.env_id)
         return AlgStep((drawn > 0.5).long(), state + 1, told)
 
     def after_train_iter(self, progress):

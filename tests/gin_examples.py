@@ -34,6 +34,7 @@ class Learner:
         strange: "NotDefinedAnywhere" = None,  # type: ignore[name-defined]  # noqa: F821
         anything: Any = None,
         unannotated=None,
+        priority: Literal["error", "loss"] | collections.abc.Callable[..., Any] | None = None,
         part: "Part" = None,  # type: ignore[assignment]
     ):
         self.values = dict(locals())

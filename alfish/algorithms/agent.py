@@ -65,13 +65,12 @@ class Agent(Algorithm):
                 f"Agent.representation makes a {name}; expected a MuzeroRepresentationLearner: set Agent.representation"
                 f" = @MuzeroRepresentationLearner, and its representation if it learns by {name}"
             )
+        if _is_agent(algorithm):
+            raise _another_agent()  # before it makes itself without end
         seen_spec = self._shown(self.representation.latent_spec, observation_spec)
         self.algorithm = make_algorithm("Agent.algorithm", algorithm, seen_spec, action_spec)
         if isinstance(self.algorithm, Agent):
-            raise ValueError(
-                "Agent.algorithm makes another Agent; there is one representation only. Bind Agent.algorithm to what "
-                "acts on its latents, such as @PPOAlgorithm"
-            )
+            raise _another_agent()
         self.representation.use_acting_algorithm(self.algorithm, self._shown)
         self.on_policy = self.algorithm.on_policy
         self.needs_replay = self.algorithm.needs_replay
@@ -155,6 +154,17 @@ class Agent(Algorithm):
 def _of_algorithm(state: nest.Nest) -> nest.Nest:
     # Without any recurrent state, `()` stands for both.
     return state.algorithm if isinstance(state, AgentState) else ()
+
+
+def _is_agent(factory: object) -> bool:
+    return isinstance(factory, type) and issubclass(factory, Agent)
+
+
+def _another_agent() -> ValueError:
+    return ValueError(
+        "Agent.algorithm makes another Agent; there is one representation only. Bind Agent.algorithm to what acts on "
+        "its latents, such as @PPOAlgorithm"
+    )
 
 
 def _check_legal_mask_key(legal_mask_key: str | None, observation_spec: nest.Nest) -> None:

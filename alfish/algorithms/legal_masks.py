@@ -36,7 +36,10 @@ class LegalMask:
                 f"latents of an Agent, set Agent.legal_mask_key = {key!r} too"
             )
         if not is_choice(action_spec):
-            raise ValueError(f"{setting}: only one discrete choice can be masked, and the action is {action_spec}")
+            raise ValueError(
+                f"{setting}: only one discrete choice can be masked, and the action is {action_spec}; flatten the "
+                f"action to one choice (a Discrete space) in the environment, or set {owner}.legal_mask_key = None"
+            )
         mask_spec, expected = observation_spec[key], (action_spec.num_values,)
         if not isinstance(mask_spec, TensorSpec) or mask_spec.shape != expected:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Making an algorithm that a user has written, and saying what is wrong with it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
@@ -28,12 +28,7 @@ def make_algorithm(
     """
     name = getattr(factory, "__name__", str(factory))
     arguments = {"observation_spec": observation_spec, "action_spec": action_spec}
-    try:
-        inspect.signature(factory).bind_partial(**arguments)
-    except TypeError as error:
-        raise ValueError(
-            f"{setting} is {name}, which does not take both specs ({error}); define {_SIGNATURE}"
-        ) from None
+    check_takes(setting, factory, arguments, "both specs", f"define {_SIGNATURE}")
     try:
         made = factory(**arguments)
     except AttributeError as error:
@@ -48,6 +43,28 @@ def make_algorithm(
     if "observation_spec" not in vars(made):
         raise _left_out(setting, type(made).__name__)
     return made
+
+
+def check_takes(
+    setting: str, factory: Callable[..., Algorithm], arguments: Mapping[str, object], what: str, advice: str
+) -> None:
+    """Checks that the factory of an algorithm takes arguments of some names; it may need others, bound in gin.
+
+    Args:
+        setting: what the factory was bound to, for messages.
+        factory: makes the algorithm.
+        arguments: what it is called with.
+        what: says in the message what they are.
+        advice: ends the message.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        inspect.signature(factory).bind_partial(**arguments)
+    except TypeError as error:
+        name = getattr(factory, "__name__", str(factory))
+        raise ValueError(f"{setting} is {name}, which does not take {what} ({error}); {advice}") from None
 
 
 def _left_out(setting: str, name: str) -> ValueError:

@@ -1,5 +1,6 @@
 """Replay priorities of the segments that a MuZero model was trained on: pure functions, chosen by name or reference."""
 
+import inspect
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -45,9 +46,10 @@ def make_priority_function(chosen: PriorityName | PriorityFunction) -> PriorityF
     """The function of a name, or the function itself.
 
     Raises:
-        ValueError: the name is not known, or it is neither.
+        ValueError: the name is not known, it is neither, or it does not take the model, the info and the loss.
     """
     if callable(chosen):
+        _check_takes_three(chosen)
         return chosen
     if chosen not in _BY_NAME:
         raise ValueError(
@@ -55,6 +57,22 @@ def make_priority_function(chosen: PriorityName | PriorityFunction) -> PriorityF
             "of your own, such as @my_priority"
         )
     return _BY_NAME[chosen]
+
+
+def _check_takes_three(function: PriorityFunction) -> None:
+    name = getattr(function, "__name__", type(function).__name__)
+    problem = "is a class" if isinstance(function, type) else ""
+    if not problem:
+        try:
+            inspect.signature(function).bind_partial(0, 0, 0)  # more of them may be bound in gin
+        except TypeError as error:
+            problem = f"does not take three arguments ({error})"
+    if problem:
+        raise ValueError(
+            f"MuzeroRepresentationImpl.priority_function is {name}, which {problem}; expected one of "
+            f"{get_args(PriorityName)}, or a function of the model, the info of the unroll and the loss, such as "
+            "@loss_priority"
+        )
 
 
 @torch.no_grad()

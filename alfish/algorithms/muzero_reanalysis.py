@@ -1,6 +1,7 @@
 """Reanalysis: stored rows are searched again, with what has been learned since."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 
 from alfish import nest
 from alfish.algorithms.algorithm import Algorithm
+from alfish.algorithms.making import check_takes
 from alfish.algorithms.mcts_algorithm import MCTSAlgorithm
 from alfish.algorithms.muzero_targets import Block
 from alfish.checks import check_at_least
@@ -18,6 +20,9 @@ from alfish.ops.block_rows import bootstrap_rows
 
 MONTE_CARLO = -1
 """The `td_steps` of returns to the end of the episode."""
+
+_DIGITS = 6
+"""Of a number of segments: a whole one must not become the one above or below by what is lost in a product."""
 
 Shown = Callable[[nest.Nest, nest.Nest], nest.Nest]
 """From latents `[B, ...]` and the observations that they are of to what an algorithm over latents sees."""
@@ -41,7 +46,8 @@ class Reanalysis:
     are: there the same shapes each time, and no wait for the host, are worth more.)
 
     Args:
-        ratio: the share of a batch's segments that is reanalysed, in [0, 1]: the nearest number of whole segments.
+        ratio: the share of a batch's segments that is reanalysed, in [0, 1]. Where that is no whole number of segments,
+            it is rounded up or down by a draw for each batch, so that the mean is right.
         algorithm: makes what searches, given both specs, `model` and `discount`: anything whose
             `rollout_step(...).info` has a `value`, and a `policy` if the policy is trained. None takes the algorithm
             that acts over the model's latents, in an Agent: PPO, say, whose value then is the target.
@@ -135,7 +141,7 @@ class Reanalyzer:
         self._algorithm: Algorithm | None = None
         self._shown: Shown = only_latent
         if settings.algorithm is not None:
-            algorithm = settings.algorithm(observation_spec, action_spec, model=model, discount=discount)
+            algorithm = _make_search(settings.algorithm, observation_spec, action_spec, model, discount)
             _check_searches_any_rows(algorithm)
             _check_learns_nothing(algorithm, model)
             self._algorithm = algorithm.eval()
@@ -161,9 +167,12 @@ class Reanalyzer:
             self._algorithm.after_train_iter(progress)
 
     def draw(self, stored: Found) -> Searches:
-        """Draws which segments of a batch are reanalysed, from torch's global generator; halves round up."""
+        """Draws which segments of a batch are reanalysed, from torch's global generator, and how many if need be."""
         batch_size = len(stored.value)
-        num_segments = int(self._settings.ratio * batch_size + 0.5)
+        mean = round(self._settings.ratio * batch_size, _DIGITS)
+        num_segments = math.floor(mean)
+        if num_segments < mean:
+            num_segments += float(torch.rand(())) < mean - num_segments
         if num_segments == 0:
             return Searches(stored)
         order = torch.randperm(batch_size, device=stored.value.device)
@@ -285,6 +294,23 @@ def every_row(segments: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.T
     """Batch rows and positions, both `[n * width]`, of the first rows of segments `[n]`, without waiting for a GPU."""
     position = torch.arange(width, device=segments.device).repeat(len(segments))
     return segments.repeat_interleave(width), position
+
+
+def _make_search(
+    factory: Callable[..., Algorithm],
+    observation_spec: nest.Nest,
+    action_spec: nest.Nest,
+    model: MCTSModel,
+    discount: float,
+) -> Algorithm:
+    setting = "Reanalysis.algorithm"
+    arguments = {"observation_spec": observation_spec, "action_spec": action_spec, "model": model, "discount": discount}
+    advice = "expected one that searches a model, such as @MCTSAlgorithm, or None for the algorithm that acts"
+    check_takes(setting, factory, arguments, "both specs, a model and a discount", advice)
+    made = factory(**arguments)
+    if not isinstance(made, Algorithm):
+        raise ValueError(f"{setting} makes a {type(made).__name__}; {advice}")
+    return made
 
 
 def _check_alike(stored: Found, found: Found) -> None:

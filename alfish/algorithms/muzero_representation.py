@@ -9,7 +9,7 @@ from typing import Self
 import gin
 import torch
 
-from alfish import nest, specs
+from alfish import gin_config, nest, specs
 from alfish.algorithms.algorithm import Algorithm
 from alfish.algorithms.muzero_losses import UnrollInfo, loss_masks, muzero_losses
 from alfish.algorithms.muzero_priorities import (
@@ -33,6 +33,18 @@ from alfish.models.unroll import Unrolled, unroll
 from alfish.networks.augmentation import MakesAugmentation, make_augmentation
 from alfish.networks.latents import flat_latents
 from alfish.ops.target_updates import TargetUpdate
+
+_WITH_CHANCE = "MuzeroRepresentationImpl.model = @StochasticMCTSModel"
+_GIVES = {
+    "policy": "MuzeroRepresentationImpl.train_policy = True",
+    "consistency": "MuzeroRepresentationImpl.consistency = @SimSiamHeads",
+    "chance": _WITH_CHANCE,
+    "commitment": _WITH_CHANCE,
+}
+"""What to set for losses that not every model is trained by."""
+
+_DEFAULTS = {"policy": 1.0, "consistency": 2.0, "chance": 1.0, "commitment": 0.25}
+"""Their weights where none is given."""
 
 _WEIGHTS = ("value", "reward", "policy", "game_over", "consistency", "chance", "commitment")
 
@@ -59,11 +71,13 @@ class MuzeroRepresentationImpl(Algorithm):
         recurrent_gradient_scale: what is left of the gradient at the entrance of each dynamics step.
         value_loss_weight: of the value loss.
         reward_loss_weight: of the reward loss.
-        policy_loss_weight: of the policy loss.
+        policy_loss_weight: of the policy loss; None for 1. Goes with `train_policy`.
         game_over_loss_weight: of the loss of the game-over head.
         consistency_loss_weight: of the consistency loss; None for 2, as EfficientZero has it. Goes with `consistency`.
-        chance_loss_weight: of the outcomes and values that afterstates predict.
-        commitment_loss_weight: of the distance of the chance encoder's output from its code.
+        chance_loss_weight: of the outcomes and values that afterstates predict; None for 1. Goes with a
+            StochasticMCTSModel.
+        commitment_loss_weight: of the distance of the chance encoder's output from its code; None for 0.25. Goes with
+            the same.
         reward_transform: applied to the stored rewards before anything else, for example `@SignReward()`; None
             leaves them.
         target_update: how a target network follows the model; the value targets are then bootstrapped from what it says
@@ -108,11 +122,11 @@ class MuzeroRepresentationImpl(Algorithm):
         recurrent_gradient_scale: float = 0.5,
         value_loss_weight: float = 0.25,
         reward_loss_weight: float = 1.0,
-        policy_loss_weight: float = 1.0,
+        policy_loss_weight: float | None = None,
         game_over_loss_weight: float = 1.0,
         consistency_loss_weight: float | None = None,
-        chance_loss_weight: float = 1.0,
-        commitment_loss_weight: float = 0.25,
+        chance_loss_weight: float | None = None,
+        commitment_loss_weight: float | None = None,
         reward_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         target_update: TargetUpdate | None = None,
         random_action_after_episode_end: bool = False,
@@ -130,24 +144,26 @@ class MuzeroRepresentationImpl(Algorithm):
         check_at_least("MuzeroRepresentationImpl.num_unroll_steps", num_unroll_steps, 1)
         check_at_least("MuzeroRepresentationImpl.report_interval", report_interval, 1)
         _check_settings(discount, recurrent_gradient_scale)
-        of_heads = (value_loss_weight, reward_loss_weight, policy_loss_weight, game_over_loss_weight)
-        of_consistency = _consistency_weight(consistency_loss_weight, consistency is not None)
-        self._weights = _checked_weights(*of_heads, of_consistency, chance_loss_weight, commitment_loss_weight)
         self.discount = discount
         self.model = model(observation_spec, action_spec)
+        has_chance = self.model.num_outcomes > 0
+        of_heads = (value_loss_weight, reward_loss_weight, policy_loss_weight, game_over_loss_weight)
+        of_others = (consistency_loss_weight, chance_loss_weight, commitment_loss_weight)
+        has_loss = (True, True, train_policy, True, consistency is not None, has_chance, has_chance)
+        self._weights = _checked_weights((*of_heads, *of_others), has_loss)
         self._actions = sampled_policy_of(self.model, action_spec)
         self._gradient_scale = recurrent_gradient_scale
         self._train_policy = train_policy
         self._priority_function = None if priority_function is None else make_priority_function(priority_function)
         self.gives_priorities = priority_function is not None
         self._augment = None if augmentation is None else make_augmentation(augmentation, observation_spec)
-        self._consistency = None if consistency is None else consistency(self._latent_size())
+        self._consistency = None if consistency is None else _make_heads(consistency, self._latent_size())
         self._mixed_precision = mixed_precision
         self._report_interval = report_interval
         self.reanalyzes = reanalysis is not None and reanalysis.ratio > 0.0
         self._target_update = target_update
         self._target_model = None if target_update is None else copy.deepcopy(self.model).requires_grad_(False)
-        needs_observations = consistency is not None or self.model.num_outcomes > 0
+        needs_observations = consistency is not None or has_chance
         about_rows = (observation_spec, action_spec, self._actions, num_unroll_steps, td_steps, discount)
         about_values = (self.model.predicts_reward, self._target_model, value_target, td_steps_function)
         about_targets = (reward_transform, random_action_after_episode_end, train_policy, needs_observations)
@@ -268,23 +284,36 @@ class MuzeroRepresentationImpl(Algorithm):
         return sum(math.prod(leaf.shape) for leaf in nest.leaves(self.latent_spec()))
 
 
-def _checked_weights(*weights: float) -> dict[str, float]:
+def _checked_weights(weights: Sequence[float | None], has_loss: Sequence[bool]) -> dict[str, float]:
     """The weights by the names of `_WEIGHTS`."""
-    for name, weight in zip(_WEIGHTS, weights, strict=True):
+    named = zip(_WEIGHTS, weights, has_loss, strict=True)
+    checked = {name: _weight_of(name, weight, given) for name, weight, given in named}
+    for name, weight in checked.items():
         if not 0.0 <= weight < math.inf:
             raise ValueError(
                 f"MuzeroRepresentationImpl.{name}_loss_weight is {weight}; it must be a finite number of at least 0"
             )
-    return dict(zip(_WEIGHTS, weights, strict=True))
+    return checked
 
 
-def _consistency_weight(weight: float | None, has_heads: bool) -> float:
-    if weight is not None and not has_heads:
+def _weight_of(name: str, weight: float | None, has_loss: bool) -> float:
+    if weight is not None and not has_loss:
         raise ValueError(
-            f"MuzeroRepresentationImpl.consistency_loss_weight is {weight}, but there is no consistency loss; set"
-            " MuzeroRepresentationImpl.consistency = @SimSiamHeads, or leave the weight out"
+            f"MuzeroRepresentationImpl.{name}_loss_weight is {weight}, but there is no {name} loss; set {_GIVES[name]},"
+            " or leave the weight out"
         )
-    return 2.0 if weight is None else weight
+    return _DEFAULTS[name] if weight is None else weight
+
+
+def _make_heads(consistency: Callable[[int], torch.nn.Module], latent_size: int) -> torch.nn.Module:
+    try:
+        return consistency(latent_size)
+    except (AttributeError, TypeError, ValueError) as error:
+        name = getattr(consistency, "__name__", str(consistency))
+        raise ValueError(
+            f"MuzeroRepresentationImpl.consistency is {name}, which cannot be made for latents of {latent_size} "
+            f"elements ({gin_config.translate_error(error)}); expected what takes their number, such as @SimSiamHeads"
+        ) from error
 
 
 def _check_settings(discount: float, recurrent_gradient_scale: float) -> None:

@@ -57,7 +57,7 @@ class MuzeroRepresentationLearner(Algorithm):
         latent_spec: of a latent, the observation spec of the next algorithm.
 
     Raises:
-        ValueError: rows are to be reanalysed although nothing is learned.
+        ValueError: rows are to be reanalysed although nothing is learned, or `representation` makes something else.
     """
 
     def __init__(
@@ -69,6 +69,11 @@ class MuzeroRepresentationLearner(Algorithm):
     ):
         super().__init__(observation_spec, action_spec)
         self.impl = representation(observation_spec, action_spec)
+        if not isinstance(self.impl, MuzeroRepresentationImpl):
+            raise ValueError(
+                f"MuzeroRepresentationLearner.representation makes a {type(self.impl).__name__}; expected what learns "
+                "a model: set MuzeroRepresentationLearner.representation = @MuzeroRepresentationImpl"
+            )
         self._training = training
         if training is None:
             _check_frozen(self.impl)

@@ -1,7 +1,6 @@
 """What sampled rows become: the settings of MuZero's targets, and the searches and networks that they ask."""
 
 import math
-from collections.abc import Callable
 
 import torch
 
@@ -22,9 +21,8 @@ from alfish.algorithms.td_horizons import LinearTdStepFunc, MixedValueTarget
 from alfish.data_structures import BatchInfo, Progress, RowsNeeded, TailNeeded, TimeStep
 from alfish.models.mcts_model import MCTSModel
 from alfish.ops.masking import masked_mean
+from alfish.ops.reward_transforms import RewardTransform, transformed_rewards
 from alfish.ops.sampled_policies import SampledPolicy
-
-RewardTransform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class TargetMaker:
@@ -194,7 +192,7 @@ class TargetMaker:
         of it.
         """
         if self._reward_transform is not None:
-            rows = rows._replace(reward=self._reward_transform(rows.reward))
+            rows = rows._replace(reward=transformed_rewards(rows.reward, self._reward_transform))
         return rows._replace(prev_action=self._actions.from_environment(rows.prev_action))
 
     def _random_beyond_end(self, targets: MuzeroTargets) -> torch.Tensor:

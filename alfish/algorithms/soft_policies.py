@@ -105,7 +105,7 @@ class SoftBoxPolicy(torch.nn.Module):
     def __init__(self, action_spec: nest.Nest, box_distribution: BoxDistribution, target_entropy: float | None):
         super().__init__()
         num_dims = ActionVector(action_spec).size
-        distribution = make_action_distribution(action_spec, box_distribution)
+        distribution = make_action_distribution(action_spec, box_distribution, "SACAlgorithm.box_distribution")
         self.distribution = cast(ReparameterizedDistribution, distribution)  # all families of boxes are
         self.num_parameters = distribution.num_parameters
         self._action_spec = action_spec

@@ -87,7 +87,7 @@ class StochasticPolicy(torch.nn.Module):
     ):
         super().__init__()
         self._legal = LegalMask(legal_mask_key, observation_spec, action_spec, owner)
-        self.distribution = make_action_distribution(action_spec, box_distribution)
+        self.distribution = make_action_distribution(action_spec, box_distribution, f"{owner}.box_distribution")
         self.encoder = build_encoder(f"{owner}.encoder", encoder, observation_spec)
         features = self.encoder.output_spec
         arguments = {"observation_spec": features, "action_spec": action_spec}

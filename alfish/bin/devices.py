@@ -2,6 +2,8 @@
 
 import torch
 
+from alfish.rollout.device_names import device_named
+
 
 def select(name: str) -> torch.device:
     """The device of a `--device` flag; `auto` takes the GPU if there is one.
@@ -11,16 +13,7 @@ def select(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device={name} names no device; expected auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device={name} is not supported; expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise ValueError(f"--device={name} is not there: torch finds {found} GPUs; give another, or --device=cpu")
-    return device
+    return device_named("--device", name, also=("auto",))
 
 
 def description(device: torch.device) -> str:

@@ -55,7 +55,7 @@ def check_keys(state: dict[str, Any], own: dict[str, Any], what: str) -> None:
     """
     if not isinstance(state, dict) or state.keys() != own.keys():
         found = sorted(state) if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"{what}: the state holds {found}, expected {sorted(own)}; it was not saved by this class")
+        raise ValueError(f"{what}: the state holds {found}, expected {sorted(own)}; another class or version saved it")
 
 
 def check_num_added(num_added: Any, num_envs: int, what: str) -> None:
@@ -73,12 +73,17 @@ def check_tensors(tensors: Any, expected: list[torch.Tensor], what: str) -> None
     """Checks the shapes and dtypes of saved tensors.
 
     Raises:
-        ValueError: they are not those of `expected`.
+        ValueError: they are not those of `expected`; names the first one that differs.
     """
-    wanted = [_describe(tensor) for tensor in expected]
-    found = [_describe(tensor) for tensor in tensors] if isinstance(tensors, list) else _describe(tensors)
-    if found != wanted:
-        raise ValueError(f"{what}: the state's tensors are {found}, expected {wanted}; it is damaged")
+    if not isinstance(tensors, list) or len(tensors) != len(expected):
+        found = f"a list of {len(tensors)}" if isinstance(tensors, list) else type(tensors).__name__
+        raise ValueError(f"{what}: the state's tensors are {found}, expected a list of {len(expected)}; it is damaged")
+    for number, (tensor, wanted) in enumerate(zip(tensors, expected, strict=True)):
+        if _describe(tensor) != _describe(wanted):
+            raise ValueError(
+                f"{what}: the state's tensors are damaged: number {number} of {len(expected)} is {_describe(tensor)}, "
+                f"expected {_describe(wanted)}"
+            )
 
 
 def _describe(value: Any) -> str:

@@ -22,6 +22,8 @@ _INITIAL_PRIORITY = 1.0
 _LARGEST_PRIORITY = float(np.finfo(np.float32).max)
 _ALPHA_STEP = 0.01
 """By how much alpha moves before the tree is made anew: from 0 to 1 that is a hundred times."""
+_CHECKED_TOGETHER = 1 << 16
+"""Priorities; all at once would take many times their memory while a checkpoint is read."""
 
 
 @gin.configurable
@@ -151,11 +153,14 @@ class PrioritizedSampler:
         used = min(self._length, int(last.max()) + 1) * self._num_envs
         check_tensors([state["priority"]], [torch.from_numpy(self._priority[:used])], what)
         priority = state["priority"].numpy()
-        forbidden = np.ones(used, np.bool_)
-        forbidden[self._range_slots(first, last)] = False
-        wrong = np.flatnonzero(~((priority >= 0) & (priority <= _LARGEST_PRIORITY)) | (forbidden & (priority != 0)))
-        if wrong.size:
-            raise ValueError(f"{what}: the state has priority[{wrong[0]}]={priority[wrong[0]]}; it is damaged")
+        rows, step = priority.reshape(-1, self._num_envs), max(1, _CHECKED_TOGETHER // self._num_envs)
+        for begin in range(0, len(rows), step):
+            part = rows[begin : begin + step]
+            allowed = (np.arange(begin, begin + len(part))[:, None] - first) % self._length <= last - first
+            wrong = np.argwhere(~((part >= 0) & (part <= np.where(allowed, _LARGEST_PRIORITY, 0.0))))
+            if wrong.size:
+                slot = (begin + wrong[0, 0]) * self._num_envs + wrong[0, 1]
+                raise ValueError(f"{what}: the state has priority[{slot}]={priority[slot]}; it is damaged")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.check_state_dict(state)

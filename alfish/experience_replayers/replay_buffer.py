@@ -100,7 +100,8 @@ class ReplayBuffer:
         def predict(length: int) -> ReplayBytes:
             return predicted_bytes(spec, num_envs, length, self._sampler, self._storage)
 
-        check_size(predict, num_envs, length, self._storage, max_bytes)
+        block_length = rows_needed.past + segment_length + rows_needed.future
+        check_size(predict, num_envs, length, block_length, self._storage, max_bytes)
         self.size = predict(length)
         self._sampler.reserve(num_envs, length)
         self._ring = Ring(spec, num_envs, length, self._storage)
@@ -128,6 +129,11 @@ class ReplayBuffer:
     def disk(self) -> Disk | None:
         """The disk that the rows lie on; see `Storage.disk`."""
         return self._storage.disk()
+
+    def discard(self) -> None:
+        """Removes what lies on a disk, for a buffer that is not used any more."""
+        with self._lock:
+            self._storage.discard()
 
     @property
     def can_sample(self) -> bool:

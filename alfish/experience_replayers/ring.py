@@ -171,13 +171,17 @@ class Ring:
         return self.take(slots.reshape(position.shape), part)
 
     def state_dict(self) -> dict[str, Any]:
-        """The stored rows and the write heads. Tensors are views of the storage: write them before the next append."""
+        """The stored rows and the write heads. Tensors are views of the storage: write them before the next append.
+
+        Of each leaf it is one, `[B, M, ...]`, where M is the most rows that are stored of an environment. Those that
+        another one lacks are zeros.
+        """
         return {
             "num_added": torch.from_numpy(self.num_added),
             "num_envs": self.num_envs,
             "length": self.length,
             "spec": [spec_line(named) for named in self._named_specs],
-            "leaves": self._filled(self.num_stored),
+            "rows": self._filled(self.num_stored),
         }
 
     def check_state_dict(self, state: dict[str, Any]) -> None:
@@ -200,7 +204,7 @@ class Ring:
             )
         check_num_added(state["num_added"], self.num_envs, "Ring")
         num_stored = np.minimum(state["num_added"].numpy(), self.length)
-        check_tensors(state["leaves"], self._filled(num_stored), "Ring")
+        check_tensors(state["rows"], self._filled(num_stored), "Ring")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` returned; copies into the own storage.
@@ -213,16 +217,20 @@ class Ring:
         num_added = state["num_added"].numpy().copy()
         num_stored = np.minimum(num_added, self.length)
         self._storage.take_space(num_stored)
-        for stored, leaf in zip(self._filled(num_stored), state["leaves"], strict=True):
-            words_of(stored)[:] = words_of(leaf)
+        stored_before = self.num_stored
+        for stored, leaf in zip(self._words, state["rows"], strict=True):
+            words = words_of(leaf)
+            for env_id, num_rows in enumerate(num_stored):
+                stored[env_id, :num_rows] = words[env_id, :num_rows]
+                stored[env_id, num_rows : stored_before[env_id]] = 0
         self.num_added = num_added
 
     def _filled(self, num_stored: np.ndarray) -> list[torch.Tensor]:
-        """Views of what is stored, of each leaf one for each environment."""
+        """Views of what is stored, one of each leaf."""
+        # Not one for each environment: those may be too small for the checkpoint to write them without a copy.
         return [
-            torch.from_numpy(words[env_id, :num_rows]).view(spec.dtype)
+            torch.from_numpy(words[:, : num_stored.max()]).view(spec.dtype)
             for words, (_, spec) in zip(self._words, self._named_specs, strict=True)
-            for env_id, num_rows in enumerate(num_stored)
         ]
 
 

@@ -47,7 +47,12 @@ def predicted_bytes(spec: nest.Nest, num_envs: int, length: int, sampler: Sample
 
 
 def check_size(
-    predict: Callable[[int], ReplayBytes], num_envs: int, length: int, storage: Storage, max_bytes: int | None
+    predict: Callable[[int], ReplayBytes],
+    num_envs: int,
+    length: int,
+    block_length: int,
+    storage: Storage,
+    max_bytes: int | None,
 ) -> None:
     """Checks that a buffer may take, and finds, what it needs.
 
@@ -55,6 +60,7 @@ def check_size(
         predict: from L to what the buffer takes.
         num_envs: B.
         length: L.
+        block_length: the smallest L that can be sampled from.
         storage: where the rows lie.
         max_bytes: the most that it may take in all; None for no cap but the machine's.
 
@@ -80,10 +86,18 @@ def check_size(
         def fits(rows: int, part: Callable[[ReplayBytes], int] = part) -> int:
             return part(predict(rows))
 
-        largest = bisect.bisect_right(range(1, length + 1), limit, key=fits) * num_envs
+        largest = bisect.bisect_right(range(1, length + 1), limit, key=fits)
+        advice = (
+            f"Lower ReplayBuffer.capacity to at most {largest * num_envs}, and leave room for the rest of the program"
+        )
+        if largest < block_length:
+            advice = (
+                f"No capacity is small enough: one block of {block_length} rows for each of {num_envs} environments "
+                f"takes {_readable(fits(block_length))}. Allow at least that, or lower Trainer.num_envs"
+            )
         raise ValueError(
             f"ReplayBuffer: capacity={capacity} rows take {_readable(needed)}, {text.format(_readable(limit))}. "
-            f"Lower ReplayBuffer.capacity to at most {largest}, and leave room for the rest of the program"
+            f"{advice}"
         )
 
 

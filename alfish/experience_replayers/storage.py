@@ -4,6 +4,7 @@ A storage holds arrays and knows nothing of what is in them. The files hold no s
 checkpoints, which contain the rows wherever they are stored.
 """
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -100,6 +101,9 @@ class Storage(Protocol):
             OSError: there is not. No row has been changed then.
         """
 
+    def discard(self) -> None:
+        """Called when nobody wants the rows any more: leaves nothing on a disk."""
+
 
 class MemoryStorage:
     """Rows in the memory of the process."""
@@ -116,6 +120,9 @@ class MemoryStorage:
         return [np.zeros((num_envs, length, *spec.shape), _dtype(spec)) for _, spec in named_specs]
 
     def take_space(self, num_rows: np.ndarray) -> None:
+        """See Storage."""
+
+    def discard(self) -> None:
         """See Storage."""
 
 
@@ -144,6 +151,7 @@ class MappedStorage:
         if not os.fspath(folder):
             raise ValueError("MappedStorage.folder is empty; give a folder of its own to every run")
         self._folder = pathlib.Path(folder)
+        self._made: list[pathlib.Path] = []
 
     def disk(self) -> Disk | None:
         """What is free, and what the files of an earlier run take that would be replaced."""
@@ -206,12 +214,21 @@ class MappedStorage:
                 ) from error
             self._taken[leaf, env_id] = end
 
+    def discard(self) -> None:
+        """Removes the files, and the folders that were made for them as far as they are empty."""
+        for path in [*self._folder.glob("leaf_*.raw"), self._folder / _HEADER, self._folder / _LOCK]:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+
     def _take_folder(self) -> Callable[[], Any]:
         """Makes and locks the folder for as long as this object, which is as long as its ring, lives.
 
         Returns:
             A function that releases it before.
         """
+        self._made = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -219,6 +236,8 @@ class MappedStorage:
         lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock).st_nlink == 0:  # who held it has removed it since: it keeps nobody out
+                raise BlockingIOError
         except OSError as error:
             os.close(lock)
             if not isinstance(error, BlockingIOError):

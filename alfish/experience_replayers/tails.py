@@ -1,7 +1,5 @@
 """What lies between the last row of a block and the end of its episode."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
@@ -9,6 +7,7 @@ from alfish import nest
 from alfish.data_structures import Experience, Tail, TailNeeded
 from alfish.experience_replayers.ring import Ring
 from alfish.ops.compilation import compile_cached
+from alfish.ops.reward_transforms import transformed_rewards
 
 
 def gather_tail(ring: Ring, needed: TailNeeded, last: np.ndarray, end: np.ndarray, env_id: np.ndarray) -> Tail:
@@ -30,28 +29,10 @@ def gather_tail(ring: Ring, needed: TailNeeded, last: np.ndarray, end: np.ndarra
     position = np.arange(stop[-1]) + np.repeat(end + 1 - stop, num_rows)
     reward, discount = ring.gather(position, np.repeat(env_id, num_rows), _reward_and_discount)
     if needed.reward_transform is not None:
-        reward = _transformed(reward, needed.reward_transform)
+        reward = transformed_rewards(reward, needed.reward_transform)
     sums, products = np.empty(len(last), np.float32), np.empty(len(last), np.float32)
     _sum_backward(reward.numpy(), discount.numpy(), stop, float(needed.gamma), sums, products)
     return Tail(torch.from_numpy(sums), torch.from_numpy(products), ring.gather(end, env_id, _rollout_info))
-
-
-def _transformed(reward: torch.Tensor, transform: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    changed = transform(reward)
-    if not isinstance(changed, torch.Tensor) or (changed.shape, changed.dtype) != (reward.shape, reward.dtype):
-        # The compiled sum would read beyond its end.
-        made = f"{changed.dtype} {tuple(changed.shape)}" if isinstance(changed, torch.Tensor) else repr(changed)
-        raise ValueError(
-            f"the reward transform {transform!r} made {made} of rewards {reward.dtype} {tuple(reward.shape)}; it must "
-            "keep the shape and the dtype"
-        )
-    if not changed.isfinite().all():
-        one = int(changed.isfinite().logical_not().nonzero()[0])
-        raise ValueError(
-            f"the reward transform {transform!r} made {float(changed[one])} of the reward {float(reward[one])}; it "
-            "must be finite"
-        )
-    return changed.detach()
 
 
 def _reward_and_discount(rows: Experience) -> nest.Nest:

@@ -150,5 +150,8 @@ def num_discrete_actions(owner: str, action_spec: nest.Nest) -> int:
         ValueError: the action is not one discrete choice.
     """
     if not is_choice(action_spec):
-        raise ValueError(f"{owner} needs one discrete action (a Discrete space), not {action_spec}")
+        raise ValueError(
+            f"{owner} needs one discrete action (a Discrete space), not {action_spec}; take @ContinuousMCTSModel, "
+            "whose search samples its candidates, or an algorithm without a search"
+        )
     return action_spec.num_values

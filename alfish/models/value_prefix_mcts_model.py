@@ -51,10 +51,16 @@ class ValuePrefixMCTSModel(MCTSModel):
     ):
         check_at_least("ValuePrefixMCTSModel.horizon", horizon, 1)
         inner = model(observation_spec, action_spec)
-        if inner.predicts_reward or inner.num_outcomes:
+        name = type(inner).__name__
+        if inner.num_outcomes:
             raise ValueError(
-                f"ValuePrefixMCTSModel.model is a {type(inner).__name__} that predicts rewards or has chance outcomes; "
-                "it must not: the value prefix says the rewards, and is not made for chance. Set reward_support to None"
+                f"ValuePrefixMCTSModel.model is a {name}, which has chance outcomes; expected a model without, since a "
+                "value prefix is not made for chance: set ValuePrefixMCTSModel.model = @SimpleMCTSModel"
+            )
+        if inner.predicts_reward:
+            raise ValueError(
+                f"ValuePrefixMCTSModel.model is a {name} that predicts rewards; it must not, since the value prefix "
+                f"says them: set {name}.reward_support = None"
             )
         super().__init__(reward_support=value_prefix_support())
         assert self.reward_support is not None

@@ -177,7 +177,8 @@ def _check_frames(
     for spec, changed in zip(nest.leaves(observation_spec), is_changed, strict=True):
         if changed and (not spec.shape or spec.shape[0] % channels_per_frame):
             raise ValueError(
-                f"{owner}.channels_per_frame is {channels_per_frame}, which does not divide the first axis of {spec}"
+                f"{owner}.channels_per_frame is {channels_per_frame}, which does not divide the first axis of the "
+                f"shape {tuple(spec.shape)}; set it to the channels of one frame, or None for one frame"
             )
 
 

@@ -103,7 +103,10 @@ class ActionVector(torch.nn.Module):
                 )
             bounds.append([bound.to(torch.float32).expand(spec.shape).flatten() for bound in spec.bounds()])
         if not bounds:
-            raise ValueError(f"the action spec {action_spec} has no parts; expected at least one box of real numbers")
+            raise ValueError(
+                f"the action spec {action_spec} has no parts; expected at least one box of real numbers: give the "
+                "environment an action space with a part"
+            )
         low, high = (torch.cat(side) for side in zip(*bounds, strict=True))
         width = high - low
         is_box = width.isfinite() & (width > 0.0)

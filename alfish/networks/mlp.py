@@ -103,7 +103,10 @@ class ObservationFlattener:
         ]
         self.size = sum(leaf.size for leaf in self._leaves)
         if self.size == 0:
-            raise ValueError(f"the observation spec {observation_spec} holds no elements; expected at least one")
+            raise ValueError(
+                f"the observation spec {observation_spec} holds no elements; expected at least one: give the "
+                "environment's observation an element, a constant if there is nothing to see"
+            )
         spec = observation_spec
         self._is_vector = isinstance(spec, TensorSpec) and spec.dtype == torch.float32 and len(spec.shape) == 1
 

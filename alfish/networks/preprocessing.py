@@ -14,20 +14,26 @@ class ObservationTransform:
     """Hands observations on as they are; the base of all transforms.
 
     A transform has two faces that must agree: `step` follows the rows as they are collected, `unroll` sees a block of
-    stored rows at once.
+    stored rows at once. Its state is not stored with the rows, so it remembers `past_rows` rows at most, as the last
+    frames or their mean do; an average since the episode's beginning cannot be made again from a block.
 
     Args:
         observation_spec: the spec of a stored row's observation.
 
     Attributes:
         output_spec: the spec of what the algorithm sees.
-        past_rows: how many stored rows before a row its transformed observation is made of.
+        past_rows: how many stored rows before a row its transformed observation is made of; at least 1 with a state.
     """
 
     past_rows: int = 0
 
     def __init__(self, observation_spec: nest.Nest):
         self.output_spec = observation_spec
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether observations are handed on as they are, so that nothing need be called."""
+        return type(self) is ObservationTransform
 
     def initial_state(self, batch_size: int, device: torch.device | str) -> nest.Nest:
         """The state before the first row; `()` for none."""
@@ -85,9 +91,11 @@ class FrameStack(ObservationTransform):
         check_at_least("FrameStack.num_frames", num_frames, 1)
         self.num_frames = num_frames
         self.past_rows = num_frames - 1
-        self._is_stacked = _chosen(observation_spec, keys)
+        chosen = _chosen(observation_spec, keys)
+        self.output_spec = nest.map_with_path(self._stacked_spec, observation_spec, chosen)
+        # A stack of one frame is that frame: nothing is to be remembered.
+        self._is_stacked = nest.map_structure(lambda is_chosen: is_chosen and num_frames > 1, chosen)
         self._stacked_leaves = nest.leaves(self._is_stacked)
-        self.output_spec = nest.map_with_path(self._stacked_spec, observation_spec, self._is_stacked)
 
     def _stacked_spec(self, path: str, spec: specs.TensorSpec, is_stacked: bool) -> specs.TensorSpec:
         if not is_stacked:

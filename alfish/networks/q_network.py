@@ -8,7 +8,7 @@ import torch
 from alfish import nest
 from alfish.networks.activations import Activation
 from alfish.networks.mlp import MLP, ObservationFlattener
-from alfish.specs import BoundedTensorSpec
+from alfish.specs import BoundedTensorSpec, is_choice
 
 
 @gin.configurable
@@ -34,7 +34,7 @@ class QNetwork(torch.nn.Module):
     ):
         super().__init__()
         self._flatten = ObservationFlattener(observation_spec)
-        self.value = MLP(self._flatten.size, hidden_sizes, action_spec.num_values, activation)
+        self.value = MLP(self._flatten.size, hidden_sizes, _num_actions("QNetwork", action_spec), activation)
 
     def forward(self, observation: nest.Nest) -> torch.Tensor:
         """Observations with any leading axes -> Q, `[..., A]`."""
@@ -72,10 +72,20 @@ class DuellingQNetwork(torch.nn.Module):
         self._flatten = ObservationFlattener(observation_spec)
         self.shared = MLP(self._flatten.size, hidden_sizes, None, activation)
         self.value = MLP(self.shared.output_size, stream_hidden_sizes, 1, activation)
-        self.advantage = MLP(self.shared.output_size, stream_hidden_sizes, action_spec.num_values, activation)
+        num_actions = _num_actions("DuellingQNetwork", action_spec)
+        self.advantage = MLP(self.shared.output_size, stream_hidden_sizes, num_actions, activation)
 
     def forward(self, observation: nest.Nest) -> torch.Tensor:
         """Observations with any leading axes -> Q, `[..., A]`."""
         shared = self.shared(self._flatten(observation))
         advantage = self.advantage(shared)
         return self.value(shared) + (advantage - advantage.mean(dim=-1, keepdim=True))
+
+
+def _num_actions(owner: str, action_spec: nest.Nest) -> int:
+    if not is_choice(action_spec):
+        raise ValueError(
+            f"{owner} has an output for each action, and the action is {action_spec}; expected one discrete choice: "
+            "for real numbers bind @CriticsNetwork as SACAlgorithm.critics, @ActorNetwork as SACAlgorithm.actor"
+        )
+    return action_spec.num_values

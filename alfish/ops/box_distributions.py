@@ -32,6 +32,24 @@ def as_action(vector: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     return vector.unflatten(-1, shape) if shape else vector.squeeze(-1)
 
 
+def check_bounded(action_spec: BoundedTensorSpec, family: str, setting: str = "box_distribution") -> None:
+    """Checks that a family that fills a box can be one of such actions.
+
+    Args:
+        action_spec: a floating-point spec.
+        family: the kind of distribution, for the message.
+        setting: what chooses it, for the message.
+
+    Raises:
+        ValueError: an element has no bound.
+    """
+    if not all(bool(bound.isfinite().all()) for bound in action_spec.bounds()):
+        raise ValueError(
+            f"the action spec {action_spec} has an element without bounds, which a {family} distribution cannot fill; "
+            f'give it finite bounds, or use {setting} = "normal"'
+        )
+
+
 class BoxStretch(torch.nn.Module):
     """Stretches [-1, 1] to the bounds of a spec, for each element of the action.
 
@@ -50,12 +68,8 @@ class BoxStretch(torch.nn.Module):
 
     def __init__(self, action_spec: BoundedTensorSpec, family: str):
         super().__init__()
+        check_bounded(action_spec, family)
         minimum, maximum = (bound.expand(action_spec.shape) for bound in action_spec.bounds())
-        if not bool((minimum.isfinite() & maximum.isfinite()).all()):
-            raise ValueError(
-                f"the action spec {action_spec} has an element without bounds, which a {family} distribution cannot "
-                'fill; give it finite bounds, or use box_distribution="normal"'
-            )
         middle = 0.5 * minimum + 0.5 * maximum
         # Around 0 rounding cannot leave the bounds.
         self._is_symmetric = bool((middle == 0.0).all())

@@ -14,7 +14,7 @@ import torch
 
 from alfish import nest
 from alfish.ops.beta_distribution import BetaDistribution
-from alfish.ops.box_distributions import DiagonalNormal, SquashedNormal
+from alfish.ops.box_distributions import DiagonalNormal, SquashedNormal, check_bounded
 from alfish.ops.categorical_distributions import Categorical, MultiCategorical
 from alfish.ops.nested_distribution import NestedDistribution
 from alfish.specs import BoundedTensorSpec, is_choice
@@ -70,7 +70,7 @@ class ReparameterizedDistribution(ActionDistribution, Protocol):
 
 
 def make_action_distribution(
-    action_spec: nest.Nest, box_distribution: BoxDistribution = "normal"
+    action_spec: nest.Nest, box_distribution: BoxDistribution = "normal", setting: str = "box_distribution"
 ) -> Categorical | MultiCategorical | DiagonalNormal | SquashedNormal | BetaDistribution | NestedDistribution:
     """The family of distributions for the actions of a spec.
 
@@ -79,31 +79,37 @@ def make_action_distribution(
             floating-point one the family of `box_distribution`; or a nest of them, which gives NestedDistribution.
         box_distribution: "normal" for DiagonalNormal, "squashed_normal" for SquashedNormal, "beta" for
             BetaDistribution; without effect on discrete actions. The last two need finite bounds.
+        setting: the user's name of `box_distribution`, for messages, e.g. `"PPOAlgorithm.box_distribution"`.
 
     Raises:
         ValueError: `check_action_spec`, for every part of a nest; a nest without parts; an unknown
             `box_distribution`, or one that the bounds do not allow.
     """
     if box_distribution not in _BOX_FAMILIES:
-        raise ValueError(f"box_distribution is {box_distribution!r}; expected one of {sorted(_BOX_FAMILIES)}")
+        raise ValueError(f"{setting} is {box_distribution!r}; expected one of {sorted(_BOX_FAMILIES)}")
     specs = nest.leaves_with_paths(action_spec)
     if not specs:
-        raise ValueError(f"the action spec {action_spec!r} has no parts; expected at least one BoundedTensorSpec")
+        raise ValueError(
+            f"the action spec {action_spec!r} has no parts; expected at least one BoundedTensorSpec: give the "
+            "environment an action space with a part, such as Discrete(1) if there is nothing to choose"
+        )
     if len(specs) == 1 and specs[0][0] == "":
-        return _make_one(action_spec, box_distribution)
+        return _make_one(action_spec, box_distribution, setting)
     for path, spec in specs:
         try:
             check_action_spec(spec)
         except ValueError as error:
             raise ValueError(f"action.{path}: {error}") from error
-    return NestedDistribution(nest.map_structure(lambda spec: _make_one(spec, box_distribution), action_spec))
+    return NestedDistribution(nest.map_structure(lambda spec: _make_one(spec, box_distribution, setting), action_spec))
 
 
 def _make_one(
-    action_spec: BoundedTensorSpec, box_distribution: BoxDistribution
+    action_spec: BoundedTensorSpec, box_distribution: BoxDistribution, setting: str
 ) -> Categorical | MultiCategorical | DiagonalNormal | SquashedNormal | BetaDistribution:
     check_action_spec(action_spec)
     if not action_spec.is_discrete:
+        if box_distribution != "normal":
+            check_bounded(action_spec, box_distribution.replace("_", " "), setting)
         return _BOX_FAMILIES[box_distribution](action_spec)
     return Categorical(action_spec) if is_choice(action_spec) else MultiCategorical(action_spec)
 
@@ -121,7 +127,10 @@ def check_action_spec(action_spec: nest.Nest) -> None:
             "what an action may be"
         )
     if 0 in action_spec.shape:
-        raise ValueError(f"the action spec {action_spec} has no elements; expected at least one")
+        raise ValueError(
+            f"the action spec {action_spec} has no elements; expected at least one: leave that space out of the "
+            "environment's action space, or give it an element"
+        )
     minimum, maximum = action_spec.bounds()
     if not action_spec.is_discrete:
         if not bool((minimum <= maximum).all()):

@@ -1,9 +1,13 @@
 """Transforms of the reward that a learner is trained on."""
 
 import math
+from collections.abc import Callable
 
 import gin
 import torch
+
+RewardTransform = Callable[[torch.Tensor], torch.Tensor]
+"""From rewards `[...]` to the rewards `[...]` that are learned from."""
 
 
 @gin.configurable
@@ -41,3 +45,27 @@ class ShiftedReward:
     def __call__(self, reward: torch.Tensor) -> torch.Tensor:
         """Each element of `reward` `[...]`, shifted and then scaled."""
         return (reward + self._offset) * self._scale
+
+
+def transformed_rewards(reward: torch.Tensor, transform: RewardTransform) -> torch.Tensor:
+    """The rewards `[...]` that a user's transform makes of `reward` `[...]`, without gradient.
+
+    Raises:
+        ValueError: it changes the shape or the dtype or, of rewards on the CPU, makes one that is not finite.
+    """
+    changed = transform(reward)
+    if not isinstance(changed, torch.Tensor) or (changed.shape, changed.dtype) != (reward.shape, reward.dtype):
+        # A compiled sum would read beyond its end.
+        made = f"{changed.dtype} {tuple(changed.shape)}" if isinstance(changed, torch.Tensor) else repr(changed)
+        raise ValueError(
+            f"the reward transform {transform!r} made {made} of rewards {reward.dtype} {tuple(reward.shape)}; it must "
+            "keep the shape and the dtype"
+        )
+    # Of rewards on a GPU the answer would have to be waited for.
+    if changed.device.type == "cpu" and not changed.isfinite().all():
+        one = int(changed.isfinite().logical_not().flatten().nonzero()[0])
+        raise ValueError(
+            f"the reward transform {transform!r} made {float(changed.flatten()[one])} of the reward "
+            f"{float(reward.flatten()[one])}; it must be finite"
+        )
+    return changed.detach()

@@ -32,7 +32,7 @@ class Actor:
         self._initial_state = nest.map_structure(
             lambda leaf: leaf.to(device), (algorithm.initial_state(num_envs), transform.initial_state(num_envs, device))
         )
-        self._needs_begins = bool(nest.leaves(self._initial_state))
+        self._needs_begins = bool(nest.leaves(self._initial_state)) or not transform.is_identity
         self._state, self._transform_state = self._initial_state
         self._follows_last = torch.ones(num_envs, dtype=torch.bool, device=device)
 

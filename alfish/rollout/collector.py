@@ -1,6 +1,6 @@
 """The act-step loop, shared by all engines: B environments and an actor fill one window after another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class Collector:
         streams: all random numbers of the loop.
         timers: gets the phases "env" and `algorithm.acting_phase`.
         first_env: what this unit's environments are counted from in `TimeStep.env_id`.
+        between_rows: called after each row; None calls nothing.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Collector:
         streams: UnitStreams,
         timers: Timers,
         first_env: int = 0,
+        between_rows: Callable[[], object] | None = None,
     ):
         self._environment = environment
         self._algorithm = algorithm
@@ -58,7 +60,9 @@ class Collector:
         self._streams = streams
         self._acting = timers.phase(algorithm.acting_phase)
         self._stepping = timers.phase("env")
+        self._first_env = first_env
         self._env_id = torch.arange(environment.num_envs, dtype=torch.int32) + first_env
+        self._between_rows = between_rows
         self._carried: TimeStep = specs.zeros(row_specs, (transform.past_rows + 1, environment.num_envs))
         self._carried.step_type.fill_(StepType.LAST)
         self._started = False
@@ -82,7 +86,7 @@ class Collector:
             if self._environment.freezes:
                 self._environment.begin_window()
             self._fill(window)
-        # Environments count theirs from 0; nothing in the loop reads it.
+        # Also of rows before the run's first one, and of environments that leave it as it is.
         window.time_step.env_id.copy_(self._env_id)
         for leaf, carried in zip(nest.leaves(window.time_step), nest.leaves(self._carried), strict=True):
             carried.copy_(leaf[-keep:])
@@ -98,10 +102,19 @@ class Collector:
                     self._reset(window.rows[t + 1])
                 else:
                     self._environment.step(action, window.rows[t + 1])
+                    self._number(window.rows[t + 1])
+            if self._between_rows is not None:
+                self._between_rows()
 
     def _reset(self, row: TimeStep) -> None:
         self._environment.reset(self._streams.environment_seed(), row)
+        self._number(row)
         self._reset_due = False
+
+    def _number(self, row: TimeStep) -> None:
+        # Environments count theirs from 0.
+        if self._first_env:
+            row.env_id.copy_(self._env_id)
 
     def cut(self) -> None:
         """Closes the episodes in flight as truncated, so that a checkpoint need not hold the environments' state.

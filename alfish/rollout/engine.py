@@ -65,6 +65,8 @@ class EngineContext(NamedTuple):
         streams: the seed sequence that all acting units have in common (`unit_streams.unit_sequence`).
         device: where the learner's algorithm is.
         timers: of the learner's process.
+        poll_others: to be called now and then while the learner collects, or waits: looks after what else runs, without
+            waiting.
     """
 
     make_experiment: Callable[[], Buildable]
@@ -77,6 +79,7 @@ class EngineContext(NamedTuple):
     streams: np.random.SeedSequence
     device: torch.device
     timers: Timers
+    poll_others: Callable[[], object] = bool
 
 
 class Engine(Protocol):

@@ -49,6 +49,7 @@ class SameProcessEngine:
             context.device,
             UnitStreams(unit_sequence(context.streams, 0), context.device),
             context.timers,
+            between_rows=context.poll_others,
         )
 
     def collect(self, progress: Mapping[str, Progress]) -> Collected:

@@ -19,6 +19,7 @@ _CLOSE_SECONDS = 5.0
 _POLL_SECONDS = 1.0
 _ATTENDED_SECONDS = 2.0  # between two looks that count as watching
 _ROW_ENDS_AFTER = 20  # answers
+_ROW_ENDS_AFTER_SECONDS = 300.0
 _MOST_UNREAD = 32  # messages; so many small ones fit into a pipe
 
 
@@ -39,7 +40,8 @@ class Supervisor:
         start: makes worker w, given its number and how often it was lost before.
         num_workers: W.
         deadline_seconds: how long an answer, or a start, may take; larger than 0.
-        max_restarts: how many losses of one worker in a row are mended, at least 0; 20 answers in between end a row.
+        max_restarts: how many losses of one worker in a row are mended, at least 0. A row ends when a worker has given
+            20 answers and lived for five minutes: what always dies after some steps must not go on for ever.
 
     Attributes:
         restarts: how often each worker was lost.
@@ -75,6 +77,7 @@ class Supervisor:
         self._looked_at = 0.0
         self._losses = [0] * num_workers  # in a row
         self._answers = [0] * num_workers  # since the last loss
+        self._born = [0.0] * num_workers
         self.restarts = [0] * num_workers
 
     @property
@@ -96,7 +99,7 @@ class Supervisor:
         self._answers[worker] = 0
         self._ready[worker] = False
         self._outbox[worker].clear()
-        self._busy_since[worker] = time.monotonic()
+        self._busy_since[worker] = self._born[worker] = time.monotonic()
 
     def send(self, worker: int, message: tuple[Any, ...]) -> None:
         """Sends a message, which will be answered; without effect if the worker was lost, see RESTARTED."""
@@ -184,7 +187,8 @@ class Supervisor:
                 "module that it cannot import; code that calls os._exit; a main module without "
                 '`if __name__ == "__main__":`'
             )
-        if self._answers[number] >= _ROW_ENDS_AFTER:
+        lived = time.monotonic() - self._born[number]
+        if self._answers[number] >= _ROW_ENDS_AFTER and lived >= _ROW_ENDS_AFTER_SECONDS:
             self._losses[number] = 0
         self._losses[number] += 1
         if self._losses[number] > self._max_restarts:

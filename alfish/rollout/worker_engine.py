@@ -18,7 +18,7 @@ from alfish.rollout.weights_snapshot import WeightsSnapshot
 from alfish.rollout.worker_engine_checks import check_engine_state, check_settings
 from alfish.rollout.worker_process import WorkerProcess, check_start_method
 
-_WAIT_SECONDS = 60.0
+_WAIT_SECONDS = 1.0
 
 
 class WorkerEngine:
@@ -129,6 +129,7 @@ class WorkerEngine:
         with timers.phase("wait"):
             while self._missing[window]:
                 self._handle_next()
+                self._context.poll_others()
         self._next += 1
         del self._missing[window]
         staleness = progress[""].updates - self._updates.pop(window)

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from alfish import nest, specs
 from alfish.checks import check_at_least
 from alfish.data_structures import Experience
 from alfish.rollout.acting import Actor
 from alfish.rollout.collector import check_collector_state
+from alfish.rollout.device_names import device_named
 from alfish.rollout.engine import EngineContext, check_pin_memory, other_engine
 from alfish.rollout.turns import Turns
 
@@ -42,7 +41,7 @@ def check_settings(context: EngineContext, owner: str, turns: Turns, worker_devi
             f"{owner}.num_workers, which have as many environments each"
         )
     check_pin_memory(owner, pin_memory, context.device)
-    _check_device(owner, worker_device)
+    device_named(f"{owner}.worker_device", worker_device)
 
 
 def check_engine_state(
@@ -82,14 +81,3 @@ def check_engine_state(
 def _engine_of(sizes: Mapping[str, int]) -> str:
     # Sizes are named by their settings; an engine in the same process has none.
     return next((name.partition(".")[0] for name in sizes if not name.startswith("Trainer.")), "SameProcessEngine")
-
-
-def _check_device(owner: str, name: str) -> None:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"{owner}.worker_device is {name!r}; expected 'cpu', 'cuda' or 'cuda:N'") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{owner}.worker_device is {name!r}; expected 'cpu', 'cuda' or 'cuda:N'")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"{owner}.worker_device is {name!r}; torch finds {torch.cuda.device_count()} GPUs")

@@ -90,7 +90,7 @@ class BatchSource:
 
     Raises:
         ValueError: the algorithm has a recurrent state that is not stored with the rows, asks for rows before the
-            segment, or needs more than what is stored with a row.
+            segment, or needs more than what is stored with a row; or the transform remembers rows that a block lacks.
     """
 
     def __init__(self, context: SourceContext):
@@ -100,6 +100,7 @@ class BatchSource:
                 f"{type(context.algorithm).__name__}.rows_needed() asks for {context.algorithm.rows_needed().past} "
                 "rows before the segment; only an observation transform (FrameStack) can have those"
             )
+        _check_memory(context.transform)
         if context.is_recurrent:
             _check_stored_state(context)
         context.algorithm.check_experience(context.row_specs)
@@ -148,6 +149,9 @@ class BatchSource:
         """Begins anew, without rows, in a run that has come as far as `progress` (its updates: those of this task)."""
         del progress
 
+    def discard(self) -> None:
+        """Removes what lies on a disk, at the end of a run that nothing is kept of."""
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
         return {}
@@ -172,7 +176,7 @@ class BatchSource:
                     lambda leaf: leaf.to(context.device, non_blocking=True), (time_step, rollout_info, batch_info)
                 )
             observation = time_step.observation
-            if past:
+            if not context.transform.is_identity:
                 begins = episode_begins(time_step.is_first(), time_step.is_last())
                 num_rows = nest.leaves(observation)[0].shape[1]
                 observation = context.transform.unroll(observation, begins[:, :num_rows])
@@ -197,6 +201,15 @@ def example_observation(observation_spec: nest.Nest, outer_dims: tuple[int, ...]
         return spec.zeros(outer_dims).fill_(1 if may_be_mask else 0)
 
     return nest.map_structure(example, observation_spec)
+
+
+def _check_memory(transform: ObservationTransform) -> None:
+    if nest.leaves(transform.initial_state(1, "cpu")) and not transform.past_rows:
+        name = type(transform).__name__
+        raise ValueError(
+            f"{name} has a state, but {name}.past_rows is 0: acting would see what it remembers, training on stored "
+            "rows would not; set past_rows to how many rows before a row its observation is made of, at least 1"
+        )
 
 
 def _check_stored_state(context: SourceContext) -> None:

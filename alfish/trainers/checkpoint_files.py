@@ -258,8 +258,13 @@ def _chunks(data: memoryview) -> Iterator[memoryview]:
 
 def _npy_chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
     """The `.npy` file of a tensor; its elements come from its own memory if that is on the CPU and contiguous."""
-    array = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().numpy()
+    array = tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    content = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    np.lib.format.write_array_header_1_0(header, content)
     yield header.getbuffer()
-    yield from _chunks(array.reshape(-1).view(np.uint8).data)
+    # What is not contiguous, such as the rows of a replay that is not full, is copied piece by piece.
+    is_whole = array.flags.c_contiguous
+    step = 1 if is_whole else max(1, CHUNK_BYTES * len(array) // array.nbytes)
+    for piece in [array] if is_whole else (array[n : n + step] for n in range(0, len(array), step)):
+        yield from _chunks(np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data)

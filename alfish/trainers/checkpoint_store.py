@@ -255,9 +255,8 @@ class CheckpointStore:
         try:
             found = differences(component, state)
         except ValueError as error:
-            if not hasattr(component, "way_out"):
-                raise
-            raise ValueError(f"{error}; {component.way_out}") from None
+            advice = f"; {component.way_out}" if hasattr(component, "way_out") else ""
+            raise ValueError(f"{name}: {error}{advice}") from None
         return [Difference(f"{name}: {row.key}", row.expected, row.found) for row in found]
 
     @staticmethod

@@ -51,6 +51,39 @@ def experiment_maker(experiment: Experiment, makers: list[Callable[..., Any]]) -
     return lambda: experiment
 
 
+def check_parts(engine: Callable[..., Any], evaluation: Callable[..., Any]) -> None:
+    """Checks that what a run is made of is of the right kind, see `check_is_part`.
+
+    Args:
+        engine: what makes the engine.
+        evaluation: what makes the evaluation runner.
+
+    Raises:
+        ValueError: one of them is not.
+    """
+    check_is_part("Trainer.engine", engine, "collect", "an engine, such as @SameProcessEngine or @BackgroundEngine")
+    check_is_part("Trainer.evaluation", evaluation, "request", "@SameProcessEvaluation or @EvaluationProcess")
+
+
+def check_is_part(setting: str, maker: Callable[..., Any], method: str, expected: str) -> None:
+    """Checks that a setting is no class of another kind; what a function makes is for it to say.
+
+    Args:
+        setting: for the message, e.g. `"Trainer.engine"`.
+        maker: what it was set to: a class, a functools.partial of it, or a function.
+        method: that all such parts have.
+        expected: what they are, for the message.
+
+    Raises:
+        ValueError: it is such a class, or cannot be called.
+    """
+    made = _unwrapped(maker)
+    if callable(made) and (not isinstance(made, type) or hasattr(made, method)):
+        return
+    name = getattr(made, "__name__", repr(made))
+    raise ValueError(f"{setting} is {name}, which has no method {method}; expected {expected}")
+
+
 def owns_environments(engine: Callable[..., Any]) -> bool:
     """Whether an engine makes its environments itself, see Engine.
 
@@ -66,7 +99,9 @@ def _unwrapped(maker: Callable[..., Any]) -> Callable[..., Any]:
     return maker
 
 
-def engine_context(built: Built, make_experiment: Callable[[], Experiment], around: Surroundings) -> EngineContext:
+def engine_context(
+    built: Built, make_experiment: Callable[[], Experiment], around: Surroundings, poll_others: Callable[[], object]
+) -> EngineContext:
     """What the engine is made from."""
     environment, transform, algorithm, row_specs = built
     return EngineContext(
@@ -80,6 +115,7 @@ def engine_context(built: Built, make_experiment: Callable[[], Experiment], arou
         streams=around.random.sequence("engine"),
         device=around.device,
         timers=around.timers,
+        poll_others=poll_others,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 
 from alfish.checks import check_at_least
 from alfish.data_structures import Progress
+from alfish.rollout.device_names import device_named
 from alfish.rollout.engine import apply_progress
 from alfish.rollout.supervisor import RESTARTED, Supervisor
 from alfish.rollout.weights_snapshot import WeightsSnapshot
@@ -81,6 +82,7 @@ class EvaluationProcess:
         check_at_least("EvaluationProcess.max_waiting", max_waiting, 1)
         check_at_least("EvaluationProcess.niceness", niceness, 0)
         check_start_method("EvaluationProcess", start_method)
+        device_named("EvaluationProcess.device", device)
         # What is wrong with its settings shows now, and gin knows that they are used.
         context.experiment.evaluator(context.built, context.device).close()
         self._context = context
@@ -124,10 +126,15 @@ class EvaluationProcess:
     def _send(self, request: _Request) -> None:
         self._supervisor.send(0, (request.slot, request.progress))
 
+    def poll(self) -> None:
+        """See EvaluationRunner. A worker that was lost is replaced; what is finished waits for `finished`."""
+        if self._supervisor.due():
+            with torch.inference_mode(False):  # collecting is in it; weights that are kept must not be
+                self._receive(0.0)
+
     def finished(self, wait: bool = False) -> list[FinishedEvaluation]:
         """See EvaluationRunner."""
-        if self._supervisor.due():
-            self._receive(0.0)
+        self.poll()
         with self._context.timers.phase("evaluate"):
             while wait and self._requests and not self._context.should_stop():
                 self._receive(_WAIT_SECONDS)

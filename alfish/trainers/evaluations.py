@@ -23,7 +23,8 @@ class EvaluationContext(NamedTuple):
         device: where the learner's algorithm is.
         seed: of every evaluation.
         timers: gets the phase "evaluate".
-        should_stop: True once a stop of the run has been requested.
+        should_stop: looks after what else runs, without waiting, and raises if that has failed; True if evaluations
+            shall be given up, as when a stop of the run has been requested.
     """
 
     experiment: Experiment
@@ -69,6 +70,9 @@ class EvaluationRunner(Protocol):
         Args:
             progress: of each training task, by its name; `""` is the algorithm itself.
         """
+
+    def poll(self) -> None:
+        """Called between rows and between updates: looks after what runs elsewhere, without waiting."""
 
     def finished(self, wait: bool = False) -> list[FinishedEvaluation]:
         """The evaluations that were finished since the last call, in the order of the requests.
@@ -123,6 +127,9 @@ class SameProcessEvaluation:
                 return
         weights = context.built.algorithm.state_dict()
         self._finished.append(FinishedEvaluation(progress[""], evaluation, weights))
+
+    def poll(self) -> None:
+        """See EvaluationRunner."""
 
     def finished(self, wait: bool = False) -> list[FinishedEvaluation]:
         """See EvaluationRunner."""

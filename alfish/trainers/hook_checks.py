@@ -120,7 +120,8 @@ def _check_acted(algorithm: Algorithm, hook: str, step: Any, time_step: TimeStep
     _check_leaves(algorithm, hook, "state", step.state, outer, "B")
     given = _form(state)
     if nest.leaves(state) and _form(step.state) != given:
-        raise _fault(algorithm, hook, "the state ", _form(step.state), f"one like that it was given, {given}")
+        expected = f"one like that it was given, {given}: return, in AlgStep.state, the state after this row"
+        raise _fault(algorithm, hook, "the state ", _form(step.state), expected)
     if nest.leaves(step.state) and not nest.leaves(algorithm.initial_state(1)):
         expected = "none: define initial_state(batch_size), what it begins with, if the algorithm has a memory"
         raise _fault(algorithm, hook, "the state ", _form(step.state), expected)

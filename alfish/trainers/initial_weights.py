@@ -41,7 +41,7 @@ class InitialWeights:
         Raises:
             ValueError: the weights cannot be read, or do not fit. Nothing has been changed then.
         """
-        stored = read_run(self._path)[0] if self._path.is_dir() else read_weights(self._path)
+        stored = self._read()
         taken = _below(self._prefix, stored)
         if not taken:
             raise ValueError(
@@ -53,6 +53,15 @@ class InitialWeights:
             self._check(prefix, taken, _below(prefix, state), state)
             state |= {f"{prefix}{name}": value for name, value in taken.items()}
         module.load_state_dict(state)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return read_run(self._path)[0] if self._path.is_dir() else read_weights(self._path)
+        except ValueError as error:
+            raise ValueError(
+                f"InitialWeights.path is {str(self._path)!r}: {error}; set InitialWeights.path to the folder of a run "
+                "that has saved weights, or to a file weights.pt"
+            ) from error
 
     def _check(self, prefix: str, taken: dict[str, Any], own: dict[str, Any], state: Iterable[str]) -> None:
         if not own:

@@ -1,12 +1,14 @@
 """Batches out of a replay buffer: off-policy training."""
 
+import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gin
 import torch
 
-from alfish import nest, specs
+from alfish import gin_config, nest, specs
 from alfish.checks import check_at_least
 from alfish.data_structures import BatchInfo, Experience, Progress, Tail
 from alfish.experience_replayers.replay_buffer import ReplayBuffer
@@ -50,10 +52,12 @@ class ReplayBatches(BatchSource):
         replay_buffer: Callable[..., ReplayBuffer] = ReplayBuffer,
     ):
         super().__init__(context)
-        check_at_least("ReplayBatches.batch_size", batch_size, 1)
-        check_at_least("ReplayBatches.initial_env_steps", initial_env_steps, 0)
+        name = f"{context.prefix}ReplayBatches"
+        check_at_least(f"{name}.batch_size", batch_size, 1)
+        check_at_least(f"{name}.segment_length", segment_length, 1)
+        check_at_least(f"{name}.initial_env_steps", initial_env_steps, 0)
         if not updates_per_env_step > 0:
-            raise ValueError(f"ReplayBatches.updates_per_env_step is {updates_per_env_step}; it must be larger than 0")
+            raise ValueError(f"{name}.updates_per_env_step is {updates_per_env_step}; it must be larger than 0")
         if context.algorithm.on_policy:
             raise ValueError(
                 f"{type(context.algorithm).__name__} is on-policy: it cannot learn from a replay buffer; "
@@ -63,17 +67,19 @@ class ReplayBatches(BatchSource):
         rows_needed = rows_needed._replace(past=context.transform.past_rows)
         # States are stored only for whom they are: those of the acting algorithm mean nothing to a part trained apart.
         self._row_specs = context.row_specs if context.is_recurrent else context.row_specs._replace(state=())
-        self._buffer = replay_buffer(
-            spec=self._row_specs,
-            num_envs=context.num_envs,
-            rows_needed=rows_needed,
-            segment_length=segment_length,
-        )
+        with _settings_named_in_scope(context.prefix):
+            self._buffer = replay_buffer(
+                spec=self._row_specs,
+                num_envs=context.num_envs,
+                rows_needed=rows_needed,
+                segment_length=segment_length,
+            )
         _check_priorities(context, self._buffer.draws_by_priority)
         _check_burn_in(context, segment_length)
-        if context.window_length > self._buffer.capacity // context.num_envs:
+        length = self._buffer.capacity // context.num_envs
+        if context.window_length > length:
             raise ValueError(
-                f"ReplayBuffer.capacity holds {self._buffer.capacity // context.num_envs} rows of each environment, "
+                f"{context.prefix}ReplayBuffer.capacity holds {length} rows of each environment, "
                 f"Trainer.window_length is {context.window_length}; the buffer must hold at least one window"
             )
         self._rows_needed = rows_needed
@@ -143,6 +149,9 @@ class ReplayBatches(BatchSource):
     def restart(self, progress: Progress) -> None:
         self._begun = progress
 
+    def discard(self) -> None:
+        self._buffer.discard()
+
     def state_dict(self) -> dict[str, Any]:
         begun = {"env_steps": self._begun.env_steps, "updates": self._begun.updates}
         return {"begun": begun, "buffer": self._buffer.state_dict()}
@@ -159,6 +168,17 @@ class ReplayBatches(BatchSource):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._begun = Progress(**state["begun"])
         self._buffer.load_state_dict(state["buffer"])
+
+
+@contextlib.contextmanager
+def _settings_named_in_scope(scope: str) -> Iterator[None]:
+    """Puts a gin scope before the settings of the replay that a ValueError names: without it they are others."""
+    try:
+        yield
+    except ValueError as error:
+        told = gin_config.translate_error(error)
+        told.args = (re.sub(r"(?<![\w/])(ReplayBuffer|ReplayBatches)\b", rf"{scope}\1", str(told)),)
+        raise told from error.__cause__
 
 
 def _check_burn_in(context: SourceContext, segment_length: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from alfish.algorithms.algorithm import Algorithm, TrainingOptions, TrainingTask
 from alfish.data_structures import Progress
 from alfish.trainers.batch_source import BatchSource, SourceContext, TrainBatch
+from alfish.trainers.contexts import check_is_part
 from alfish.trainers.state_checks import Stateful
 from alfish.trainers.updater import MeanOfUpdates, Updater
 
@@ -35,6 +36,8 @@ class TaskRunner:
     def __init__(self, task: TrainingTask, context: SourceContext, trained_apart: Iterable[torch.nn.Module] = ()):
         self.name = task.name
         self.prefix = context.prefix
+        expected = "a source of batches, such as @OnPolicyBatches or @ReplayBatches"
+        check_is_part(context.setting, task.options.batch_source, "batches", expected)
         self.updater: Updater = task.options.updater(task.algorithm, trained_apart)
         self.batch_source: BatchSource = task.options.batch_source(context)
         self.algorithm = task.algorithm

@@ -25,6 +25,7 @@ from alfish.trainers.batch_source import BatchSource, TrainBatch
 from alfish.trainers.checkpoint_store import CheckpointStore
 from alfish.trainers.contexts import (
     Surroundings,
+    check_parts,
     engine_context,
     evaluation_context,
     experiment_maker,
@@ -88,10 +89,8 @@ class Trainer:
     ):
         sizes = {"num_envs": num_envs, "window_length": window_length, "total_env_steps": total_env_steps}
         sizes |= {"summary_interval": summary_interval, "checkpoint_interval": checkpoint_interval}
-        sizes |= {
-            "evaluation_interval": 1 if evaluation_interval is None else evaluation_interval,
-            "keep_checkpoints": keep_checkpoints,
-        }
+        sizes |= {"evaluation_interval": 1 if evaluation_interval is None else evaluation_interval}
+        sizes["keep_checkpoints"] = keep_checkpoints
         for name, value in sizes.items():
             check_at_least(f"Trainer.{name}", value, 1)
         self.num_envs = num_envs
@@ -111,8 +110,11 @@ class Trainer:
         self._staleness = Staleness()
         self._best = BestWeights(None)
         self._stop_requested = False
+        self._engine_error: Exception | None = None
+        self._evaluation_error: Exception | None = None
         self._initial_weights = experiment.initial_weights
         around = Surroundings(num_envs, window_length, device, self._random, self._timers)
+        check_parts(engine, evaluation)
         make = make_experiment or experiment_maker(experiment, [engine, evaluation])
         with contextlib.ExitStack() as opened:
             # An engine with environments of its own needs one here, for the specs.
@@ -120,11 +122,11 @@ class Trainer:
             opened.callback(self.built.environment.close)
             check_hooks(self.built.algorithm)
             check_answers(self.built, num_envs, window_length, device)
-            context = evaluation_context(experiment, self.built, make, around, lambda: self._stop_requested)
+            context = evaluation_context(experiment, self.built, make, around, self._between_updates)
             self._evaluations = evaluation(context)
             opened.callback(self._evaluations.close)
             self._make_engine_and_runners(
-                opened, engine, batch_source, engine_context(self.built, make, around), around
+                opened, engine, batch_source, engine_context(self.built, make, around, self._poll_evaluations), around
             )
             # Nothing failed: what is open stays open until `close`.
             self._opened = opened.pop_all()
@@ -285,8 +287,21 @@ class Trainer:
         return {runner.name: runner.progress(self._counters.progress()) for runner in self.runners}
 
     def _between_updates(self) -> bool:
-        self._engine.poll()
-        return self._stop_requested
+        """Looks after what runs elsewhere, also between the steps of an evaluation; True if what is done shall end."""
+        try:
+            self._engine.poll()
+        except Exception as error:
+            self._engine_error = error
+            raise
+        self._poll_evaluations()
+        return self._stop_requested or self._evaluation_error is not None
+
+    def _poll_evaluations(self) -> None:
+        if self._evaluation_error is None:
+            try:
+                self._evaluations.poll()
+            except Exception as error:
+                self._evaluation_error = error  # raised where the run can be saved
 
     def _after_train_iter(self) -> None:
         for runner in self.runners:
@@ -322,11 +337,15 @@ class Trainer:
 
     def _finished_evaluations(self, due: bool, wait: bool) -> list[FinishedEvaluation]:
         try:
+            if self._evaluation_error is not None:
+                raise self._evaluation_error
             if due:
                 self._evaluations.request(self._task_progress())
             return self._evaluations.finished(wait)
-        except Exception:
-            self.save()  # what was trained must not be lost with an evaluation
+        except Exception as error:
+            # What was trained must not be lost with an evaluation; without its engine, a run cannot be saved.
+            if error is not self._engine_error:
+                self.save()
             raise
 
     def _components(self, with_replay: bool = True) -> dict[str, Any]:
@@ -355,5 +374,8 @@ class Trainer:
             self._store.save(self.progress.env_steps, self._components())
 
     def close(self) -> None:
-        """Closes environments and summaries."""
+        """Closes environments and summaries; of a run that was not given a folder nothing stays on a disk."""
+        if self._store is None:
+            for runner in self.runners:
+                runner.batch_source.discard()
         self._opened.close()

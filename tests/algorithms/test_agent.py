@@ -281,3 +281,10 @@ def test_a_mask_that_is_not_there_is_refused(key):
     observation = MASKED | {"latent": MASKED["legal"]}
     with pytest.raises(ValueError, match=f"Agent.legal_mask_key is '{key}'; expected a key of the observation"):
         Agent(observation, ACTION, make_learner, PPOAlgorithm, legal_mask_key=key)
+
+
+def test_an_agent_is_not_made_in_an_agent():
+    with gin.unlock_config():
+        gin.parse_config("import alfish.algorithms.agent\nAgent.algorithm = @Agent")
+    with pytest.raises(ValueError, match=r"Agent\.algorithm makes another Agent; .* such as @PPOAlgorithm"):
+        Agent(OBSERVATION, ACTION, make_learner)

@@ -70,7 +70,10 @@ def test_a_row_without_a_legal_action_names_its_environment():
         ({"key": "mask"}, r"MyAlgorithm.legal_mask_key is 'mask'; expected a key of the observation, \{"),
         ({"observation": TensorSpec((3,))}, "is 'legal'; expected a key of the observation, TensorSpec"),
         ({"action": BoundedTensorSpec((2,), torch.float32, -1, 1)}, "only one discrete choice can be masked"),
-        ({"action": BoundedTensorSpec((2,), torch.int64, 0, 2)}, "only one discrete choice can be masked"),
+        (
+            {"action": BoundedTensorSpec((2,), torch.int64, 0, 2)},
+            r"only one discrete choice can be masked, .*; flatten .*, or set MyAlgorithm.legal_mask_key = None",
+        ),
         ({"action": {"move": ACTION}}, "only one discrete choice can be masked"),
         ({"action": BoundedTensorSpec((), torch.int64, 0, 4)}, r"shape=\(3,\).*expected the shape \(5,\)"),
         ({"observation": {"legal": (TensorSpec((3,)),)}}, r"whose spec is \(.*expected the shape \(3,\)"),

@@ -17,6 +17,7 @@ from alfish.models.stochastic_unroll import StochasticUnrolled
 from alfish.models.value_prefix_mcts_model import ValuePrefixMCTSModel
 from alfish.networks.augmentation import RandomIntensity, RandomShift
 from alfish.networks.consistency_heads import SimSiamHeads
+from alfish.networks.muzero_vector_networks import VectorEncoding
 from alfish.ops.scalar_supports import OrderedSupport, QuantileSupport, SquaredSupport
 from alfish.ops.target_updates import TargetUpdate
 from alfish.ops.value_transforms import CategoricalSupport, SignedHyperbolicTransform
@@ -371,8 +372,20 @@ def test_an_augmentation_that_cannot_be_is_refused():
         make(augmentation=RandomShift)
 
 
-def test_a_weight_without_a_consistency_loss_is_refused():
-    with pytest.raises(ValueError, match="consistency_loss_weight is 2.0, but there is no consistency loss; set .*"):
-        make(consistency_loss_weight=2.0)
-    assert make(consistency=SimSiamHeads)._weights["consistency"] == 2.0
+@pytest.mark.parametrize("name", ["policy", "consistency", "chance", "commitment"])
+def test_a_weight_without_its_loss_is_refused(name):
+    message = f"MuzeroRepresentationImpl.{name}_loss_weight is 2.0, but there is no {name} loss; set Muz.* or leave the"
+    with pytest.raises(ValueError, match=message):
+        make(train_policy=False, **{f"{name}_loss_weight": 2.0})
+
+
+def test_weights_that_are_left_out():
+    weights = make(small_stochastic_model, consistency=SimSiamHeads)._weights
+    assert [weights[name] for name in ("policy", "consistency", "chance", "commitment")] == [1.0, 2.0, 1.0, 0.25]
     assert make(consistency=SimSiamHeads, consistency_loss_weight=0.5)._weights["consistency"] == 0.5
+
+
+def test_what_makes_no_heads_is_refused():
+    message = r"MuzeroRepresentationImpl\.consistency is VectorEncoding, which cannot be made for latents of 8 elements"
+    with pytest.raises(ValueError, match=rf"^{message} \(.*\); expected what takes their number, such as @SimSia"):
+        make(consistency=VectorEncoding)

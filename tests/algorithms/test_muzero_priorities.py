@@ -99,3 +99,32 @@ def test_a_function_may_write_to_copies():
         return loss.clone().mul_(2.0)
 
     assert segment_priority(mine, PlainModel(), info(), torch.ones(2, 2, requires_grad=True)).tolist() == [2.0, 2.0]
+
+
+class WithCall:
+    def __call__(self, reward):
+        return reward
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (
+            lambda info, loss: loss,
+            r"is <lambda>, which does not take three arguments \(too many positional arguments\)",
+        ),
+        (WithCall(), "is WithCall, which does not take three arguments"),
+        (WithCall, "is WithCall, which is a class"),
+    ],
+)
+def test_what_cannot_be_called_with_three_arguments_is_refused(function, problem):
+    message = rf"^MuzeroRepresentationImpl\.priority_function {problem}.*; expected one of .*, such as @loss_priority$"
+    with pytest.raises(ValueError, match=message):
+        make_priority_function(function)
+
+
+def test_further_arguments_may_be_bound_in_gin():
+    def mine(model, info, loss, scale):
+        return scale * loss
+
+    assert make_priority_function(mine) is mine

@@ -8,7 +8,6 @@ from muzero_histories import (
     History,
     blocks_of,
     check_against_definition,
-    make_blocks,
     random_histories,
     return_of,
 )
@@ -17,6 +16,7 @@ from reanalysis_parts import GAMMA, make, search_policy, search_value
 
 from alfish import nest
 from alfish.algorithms import muzero_reanalysis
+from alfish.algorithms.muzero_reanalysis import Found
 from alfish.algorithms.td_horizons import LinearTdStepFunc, MixedValueTarget
 from alfish.data_structures import StepType
 
@@ -236,16 +236,31 @@ def test_a_share_is_reanalysed_by_whole_segments(old_steps, fresh_steps, full, f
 
 
 @pytest.mark.parametrize(
-    ("ratio", "batch_size", "expected"), [(0.5, 5, 3), (0.1, 4, 0), (0.125, 4, 1), (0.99, 10, 10), (1.0, 3, 3)]
+    ("ratio", "batch_size", "expected"),
+    [(0.5, 4, {2}), (0.1, 30, {3}), (0.29, 100, {29}), (0.5, 5, {2, 3}), (0.01, 4, {0, 1}), (1.0, 3, {3})],
 )
-def test_the_number_of_segments_is_rounded(ratio, batch_size, expected):
+def test_shares_of_segments_are_right_in_the_mean(ratio, batch_size, expected):
+    torch.manual_seed(1)
     maker, search, _ = make({"ratio": ratio}, 1, 1)
-    history = History([M] * (batch_size + 1), [0] * (batch_size + 1), [1] * (batch_size + 1))
-    needed = maker.rows_needed()
-    blocks = make_blocks([history], 2, needed.future, GAMMA)
-    report = maker(blocks.rows, blocks.search, blocks.info)[2]
-    assert report["target/reanalyzed"].item() == pytest.approx(expected / batch_size)
-    assert (len(search.marks) > 0) == (expected > 0)
+    stored = Found(torch.zeros(batch_size, 2))
+    draws = [maker._reanalyzer.draw(stored) for _ in range(400)]
+    counts = [0 if draw.segments is None else len(draw.segments) for draw in draws]
+    assert set(counts) == expected
+    assert sum(counts) / 400 == pytest.approx(ratio * batch_size, abs=0.06)
+    assert all(len(set(torch.cat(draw[1:3]).tolist())) == batch_size for draw in draws if draw.others is not None)
+
+
+def test_numbers_of_segments_follow_from_the_state_of_the_generator():
+    maker, _, _ = make({"ratio": 0.3}, 1, 1)
+    stored = Found(torch.zeros(5, 2))
+    torch.manual_seed(2)
+    for _ in range(3):
+        maker._reanalyzer.draw(stored)
+    state = torch.get_rng_state()
+    first = [maker._reanalyzer.draw(stored).segments.tolist() for _ in range(20)]
+    torch.set_rng_state(state)
+    assert [maker._reanalyzer.draw(stored).segments.tolist() for _ in range(20)] == first
+    assert {len(segments) for segments in first} == {1, 2}
 
 
 def test_segments_are_drawn_anew_each_time():

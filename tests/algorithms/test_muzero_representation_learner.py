@@ -10,7 +10,11 @@ from muzero_parts import small_model, small_support
 
 from alfish import specs
 from alfish.algorithms.muzero_reanalysis import Reanalysis
-from alfish.algorithms.muzero_representation_learner import MuzeroRepresentationTrainingOptions
+from alfish.algorithms.muzero_representation_learner import (
+    MuzeroRepresentationLearner,
+    MuzeroRepresentationTrainingOptions,
+)
+from alfish.algorithms.ppo_algorithm import PPOAlgorithm
 from alfish.data_structures import time_step_spec
 from alfish.models.value_prefix_mcts_model import ValuePrefixMCTSModel
 from alfish.networks.muzero_image_networks import ImageDynamics, ImageEncoding, ImagePrediction
@@ -101,3 +105,9 @@ def test_reanalysis_of_a_frozen_representation_is_refused():
     with pytest.raises(ValueError, match=r"reanalysis is given, but MuzeroRepresentationLearner\.training is None"):
         make_learner(reanalysis=Reanalysis(0.5, None), target_update=TargetUpdate())
     make_learner(reanalysis=Reanalysis(0.0, None))
+
+
+def test_what_learns_no_model_is_refused():
+    message = r"MuzeroRepresentationLearner\.representation makes a PPOAlgorithm; expected .* = @Muzero"
+    with pytest.raises(ValueError, match=message):
+        MuzeroRepresentationLearner(OBSERVATION, ACTION, PPOAlgorithm)

@@ -276,3 +276,16 @@ def test_rows_needed(options, expected):
 def test_what_does_not_go_together_is_named(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("td_steps", [2, -1])
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [(torch.sum, r"made torch.float32 \(\) of rewards"), (lambda reward: reward / 0, "made (nan|inf|-inf) of the rew")],
+)
+def test_a_transform_that_makes_no_rewards_is_refused(td_steps, transform, message):
+    maker = make(2, td_steps)
+    blocks = blocks_of(maker, random_histories(seed=1), 2, GAMMA)
+    maker = make(2, td_steps, reward_transform=transform)
+    with pytest.raises(ValueError, match=f"the reward transform .* {message}"):
+        maker(blocks.rows, blocks.search, blocks.info)

@@ -209,7 +209,7 @@ def test_an_update_that_moves_too_far_is_the_last_of_its_window():
         ({"encoder": MLPEncoder(OBSERVATION)}, "PPOAlgorithm.encoder is a MLPEncoder that is already built"),
         ({"encoder": ImageEncoder}, "ImageEncoder found no image"),
         ({"legal_mask_key": "legal"}, "PPOAlgorithm.legal_mask_key is 'legal'; expected a key of the observation"),
-        ({"box_distribution": "gamma"}, "box_distribution is 'gamma'"),
+        ({"box_distribution": "gamma"}, "PPOAlgorithm.box_distribution is 'gamma'"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, message):

@@ -9,6 +9,7 @@ from muzero_parts import OBSERVATION, PlainModel, small_model
 from reanalysis_parts import ACTION, GAMMA, MARK, MadeUpSearch, make
 
 from alfish.algorithms.mcts_algorithm import MCTSAlgorithm, SearchInfo
+from alfish.algorithms.muzero_algorithm import MuzeroAlgorithm
 from alfish.algorithms.muzero_reanalysis import Reanalysis
 from alfish.algorithms.muzero_target_maker import TargetMaker
 from alfish.algorithms.ppo_algorithm import PPOAlgorithm
@@ -146,6 +147,15 @@ class WithParameters(MadeUpSearch):
             r"with greedy_after_moves.* reanalysis/MCTSAlgorithm\.greedy_after_moves = None",
         ),
         (WithState, "WithState with a recurrent state"),
+        (
+            MuzeroAlgorithm,
+            r"^Reanalysis\.algorithm is MuzeroAlgorithm, which does not take both specs, a model and a disc",
+        ),
+        (
+            PPOAlgorithm,
+            r"is PPOAlgorithm, which .* argument 'model'\); expected one that .* such as @MCTSAlgorithm, or",
+        ),
+        (lambda *_, **__: 3, r"^Reanalysis\.algorithm makes a int; expected one that searches a model, such as @MCTS"),
         (WithParameters, "WithParameters with parameters of its own, critic.weight among them"),
     ],
 )

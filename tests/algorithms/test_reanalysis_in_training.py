@@ -16,15 +16,17 @@ from alfish.algorithms.mcts_algorithm import SearchInfo
 from alfish.algorithms.muzero_reanalysis import Reanalysis
 from alfish.algorithms.muzero_target_maker import TargetMaker
 from alfish.data_structures import AlgStep, Progress, RowsNeeded, time_step_spec
-from alfish.networks.preprocessing import FrameStack
+from alfish.networks.preprocessing import FrameStack, ObservationTransform
 from alfish.ops.sampled_policies import make_sampled_policy
 from alfish.ops.target_updates import TargetUpdate
 from alfish.rollout.acting import experience_specs
+from alfish.specs import TensorSpec
 from alfish.summary.timers import Timers
 from alfish.trainers.batch_source import SourceContext
 from alfish.trainers.replay_batches import ReplayBatches
 
 CPU = torch.device("cpu")
+SEGMENT_LENGTH = 3
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ class Learner(Algorithm):
 
     def __init__(self, observation_spec, action_spec):
         super().__init__(observation_spec, action_spec)
-        self.acted, self.reanalyzed = {}, {}
+        self.acted, self.trained, self.reanalyzed = {}, {}, {}
         settings = (make_sampled_policy(action_spec), 2, 2, 0.9)
         search = functools.partial(NotingSearch, seen=self.reanalyzed)
         self.maker = TargetMaker(
@@ -126,7 +128,14 @@ class Learner(Algorithm):
         return self.searching.rollout_step(time_step, state)
 
     def preprocess_experience(self, root_inputs, rollout_info, batch_info):
+        note(self.trained, root_inputs.observation[:, :SEGMENT_LENGTH])
         return self.maker(root_inputs, rollout_info, batch_info)[:2]
+
+
+def note(seen, observation):
+    """Notes what is seen of rows, by episode and step, which come last."""
+    for numbers in observation.flatten(0, -2).tolist():
+        seen.setdefault(tuple(numbers[-2:]), set()).add(tuple(numbers))
 
 
 class NotingSearch(Algorithm):
@@ -135,16 +144,45 @@ class NotingSearch(Algorithm):
         self.seen = seen
 
     def rollout_step(self, time_step, state):
-        for stack in time_step.observation.view(-1, 3, 3).tolist():
-            _, episode, step = stack[-1]
-            self.seen.setdefault((episode, step), set()).add(str(stack))
+        note(self.seen, time_step.observation)
         size = len(time_step.reward)
         return AlgStep(torch.randint(0, 2, (size,)), state, SearchInfo(torch.full((size, 2), 0.5), torch.zeros(size)))
 
 
-def test_reanalysis_sees_the_stacks_that_were_acted_on():
+class MeanOfRows(ObservationTransform):
+    """The mean of the last rows of an episode, and the newest row."""
+
+    def __init__(self, observation_spec, num_rows):
+        super().__init__(observation_spec)
+        self.past_rows = num_rows - 1
+        self.output_spec = TensorSpec((2 * observation_spec.shape[0],))
+
+    def initial_state(self, batch_size, device):
+        rows = torch.zeros(batch_size, self.past_rows, self.output_spec.shape[0] // 2, device=device)
+        return rows, torch.zeros(batch_size, 1, device=device)
+
+    def step(self, observation, state, begins):
+        rows = torch.cat((state[0], observation[:, None]), dim=1)
+        count = torch.where(begins[:, None], 0.0, state[1])
+        is_kept = torch.arange(self.past_rows + 1) >= self.past_rows - count
+        mean = (rows * is_kept[..., None]).sum(1) / (count + 1)
+        return torch.cat((mean, observation), dim=-1), (rows[:, 1:], (count + 1).clamp(max=self.past_rows))
+
+    def unroll(self, observation, begins):
+        means = []
+        for row in range(self.past_rows, begins.shape[1]):
+            rows, first = slice(row - self.past_rows, row + 1), begins[:, row - self.past_rows + 1 : row + 1]
+            is_kept = torch.cat((~first.flip(1).cummax(1).values.flip(1), torch.ones(len(begins), 1).bool()), dim=1)
+            means.append((observation[:, rows] * is_kept[..., None]).sum(1) / is_kept.sum(1, keepdim=True))
+        return torch.cat((torch.stack(means, dim=1), observation[:, self.past_rows :]), dim=-1)
+
+
+@pytest.mark.parametrize(
+    "transform", [functools.partial(FrameStack, num_frames=3), functools.partial(MeanOfRows, num_rows=3)]
+)
+def test_training_and_reanalysis_see_what_was_acted_on(transform):
     environment = ScriptedEnvironment(1, length=4)
-    stack = FrameStack(environment.observation_spec, num_frames=3)
+    stack = transform(environment.observation_spec)
     learner = Learner(stack.output_spec, environment.action_spec)
     row_specs = time_step_spec(environment.observation_spec, environment.action_spec)
     context = SourceContext(
@@ -160,11 +198,14 @@ def test_reanalysis_sees_the_stacks_that_were_acted_on():
     learner.acted.clear()
     engine = same_process_engine(environment, learner, stack, 30)
     gin.bind_parameter("ReplayBuffer.capacity", 100)
-    source = ReplayBatches(context, batch_size=64, updates_per_env_step=0.2, initial_env_steps=0, segment_length=3)
+    source = ReplayBatches(
+        context, batch_size=64, updates_per_env_step=0.2, initial_env_steps=0, segment_length=SEGMENT_LENGTH
+    )
     source.add(collect(engine))
     assert len(list(source.batches(Progress(env_steps=30)))) == 6
-    # Each row was answered once, and its stack is the only one that reanalysis has seen of it; the last rows of games
-    # are not searched.
-    assert all(len(stacks) == 1 for stacks in learner.acted.values())
-    assert {place: learner.acted[place] for place in learner.reanalyzed} == learner.reanalyzed
-    assert len(learner.reanalyzed) > 15
+    # Each row was answered once, and what was seen then is all that training and reanalysis have seen of it; the last
+    # rows of games are not searched.
+    assert all(len(seen) == 1 for seen in learner.acted.values())
+    for seen in (learner.trained, learner.reanalyzed):
+        assert {place: learner.acted[place] for place in seen} == seen
+        assert len(seen) > 15

@@ -151,6 +151,23 @@ def test_a_dry_run_keeps_nothing(tmp_path, capsys, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_dry_run_keeps_no_mapped_rows(tmp_path, capsys, fails):
+    config = tmp_path / "mapped.gin"
+    config.write_text(
+        "include 'muzero_cartpole.gin'\n"
+        "import alfish.experience_replayers.storage\n"
+        "ReplayBuffer.storage = @MappedStorage()\n"
+        f"MappedStorage.folder = {str(tmp_path / 'rows')!r}\n"
+        "Trainer.window_length = 2\n"
+        "NUM_SIMULATIONS = 1\n" + fails * "FrameStack.num_frames = 2\n"
+    )
+    assert run(train, f"--gin_file={config}", "--dry_run", "--strict", "--device=cpu") == int(fails)
+    captured = capsys.readouterr()
+    assert "FrameStack.num_frames" in captured.err if fails else "nothing was kept" in captured.out
+    assert os.listdir(tmp_path) == ["mapped.gin"]
+
+
 def test_without_a_folder_a_run_gets_one_named_after_its_config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(train, f"--gin_file={CONFIG}", "--device=cpu", "--stop_at_env_steps=1") == 0

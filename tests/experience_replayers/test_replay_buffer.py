@@ -244,7 +244,7 @@ def test_a_generator_of_torch_is_refused(experience_spec):
         ),
         (
             {"storage": "/tmp/rows"},
-            "ReplayBuffer.storage is '/tmp/rows', which is no Storage: it has no allocate, disk",
+            "ReplayBuffer.storage is '/tmp/rows', which is no Storage: it has no allocate, discard, disk",
         ),
     ],
 )

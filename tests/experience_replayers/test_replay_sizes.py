@@ -41,7 +41,7 @@ def test_bytes_are_those_of_rows_and_index(experience_spec, make_window):
     for start in range(0, 52, 2):
         replay.append(make_window(["LL", "LL"], start))
     state = replay.state_dict()
-    assert sum(tensor.nbytes for tensor in state["ring"]["leaves"]) == rows
+    assert sum(tensor.nbytes for tensor in state["ring"]["rows"]) == rows
     assert sum(tensor.nbytes for tensor in state["episodes"]["arrays"]) + 2 * 8 == index
 
 
@@ -166,6 +166,17 @@ def test_the_cap_names_the_largest_capacity_that_fits(experience_spec):
     assert "at most 400," in str(error.value)
     with pytest.raises(ValueError, match="to at most 398,"):
         build(400, cap - 1)
+
+
+def test_where_no_block_fits_no_capacity_is_advised(experience_spec):
+    smallest = ReplayBuffer(experience_spec, 2, 2 * 4, RowsNeeded(future=3)).num_bytes
+    message = rf"allows {smallest - 1:,} bytes\. No capacity is small enough: one block of 4 rows for each of 2 environ"
+    with pytest.raises(
+        ValueError, match=rf"{message}.* takes {smallest:,} bytes\. Allow at least that, or lower Trainer"
+    ):
+        ReplayBuffer(experience_spec, 2, 100, RowsNeeded(future=3), max_bytes=smallest - 1)
+    with pytest.raises(ValueError, match=r"Lower ReplayBuffer\.capacity to at most 8,"):
+        ReplayBuffer(experience_spec, 2, 100, RowsNeeded(future=3), max_bytes=smallest)
 
 
 def test_a_full_disk_is_refused_before_anything_is_written(experience_spec, tmp_path, monkeypatch):

@@ -1,18 +1,20 @@
 """Checkpoints of the replay buffer."""
 
 import copy
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
 from alfish import nest, specs
-from alfish.data_structures import RowsNeeded
+from alfish.data_structures import Experience, RowsNeeded, time_step_spec
 from alfish.experience_replayers.prioritized_sampler import PrioritizedSampler
 from alfish.experience_replayers.recent_mix import RecentMix
 from alfish.experience_replayers.replay_buffer import ReplayBuffer
 from alfish.experience_replayers.samplers import UniformSampler
 from alfish.experience_replayers.storage import MappedStorage
+from alfish.trainers import checkpoint_files, state_nests
 from alfish.trainers.checkpoint_store import CheckpointStore
 
 NEEDED = RowsNeeded(past=1, future=2, future_observations=1)
@@ -94,16 +96,55 @@ def test_a_checkpoint_is_written_and_read(make_replay, make_window, tmp_path):
 def test_saving_takes_no_copy_and_only_what_is_filled(make_replay):
     replay = make_replay(2)
     first, again = replay.state_dict(), replay.state_dict()
-    num_leaves = len(first["ring"]["spec"])
-    assert [len(leaf) for leaf in first["ring"]["leaves"]] == num_leaves * first["ring"]["num_added"].clamp(
-        max=9
-    ).tolist()
-    for leaf, same in zip(first["ring"]["leaves"], again["ring"]["leaves"], strict=True):
-        assert leaf.is_contiguous()
+    assert first["ring"]["num_added"].tolist() == [6, 7]
+    assert [leaf.shape[:2] for leaf in first["ring"]["rows"]] == [(2, 7)] * len(first["ring"]["spec"])
+    for leaf, same in zip(first["ring"]["rows"], again["ring"]["rows"], strict=True):
         assert leaf.data_ptr() == same.data_ptr()
     for array, same in zip(first["episodes"]["arrays"], again["episodes"]["arrays"], strict=True):
         assert array.data_ptr() == same.data_ptr()
     assert first["sampler"]["priority"].data_ptr() == again["sampler"]["priority"].data_ptr()
+
+
+class _Part:
+    """A replay as a component that copies what it is given."""
+
+    copies_on_load = True
+
+    def __init__(self, replay):
+        self.state_dict, self.load_state_dict = replay.state_dict, replay.load_state_dict
+        self.check_state_dict = replay.check_state_dict
+
+
+@pytest.mark.parametrize(("num_rows", "more_of_half"), [(2048, 0), (1500, 0), (1500, 400)])
+def test_checkpoints_of_many_environments_take_no_second_copy(num_rows, more_of_half, tmp_path, monkeypatch):
+    """Of no leaf are the rows of one environment large. The ring is full, or it is not."""
+    monkeypatch.setattr(checkpoint_files, "CHUNK_BYTES", 1 << 16)
+    monkeypatch.setattr(state_nests, "LARGE_BYTES", 1 << 17)
+    spec = Experience(time_step_spec(specs.TensorSpec((4,)), specs.TensorSpec((), torch.int64)))
+    original, resumed = (
+        ReplayBuffer(spec, 128, 128 * 2048, RowsNeeded(), sampler=PrioritizedSampler(0.6, 0.4)) for _ in range(2)
+    )
+    for length, num_envs in ((num_rows, 128), (more_of_half, 64)):
+        if length:
+            original.append(nest.map_structure(lambda leaf: leaf + 1, specs.zeros(spec, (length, num_envs))))
+    row_bytes = specs.num_bytes(spec) * original.num_rows
+    peaks = []
+    store = CheckpointStore(tmp_path)
+    steps = (
+        lambda: store.save(1, {"replay": _Part(original)}),
+        lambda: store.load({"replay": _Part(resumed)}),
+    )
+    for step in steps:
+        tracemalloc.start()
+        try:
+            step()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    _assert_equal(original.state_dict(), resumed.state_dict())
+    (small,) = tmp_path.glob("*/state.pt")
+    assert small.stat().st_size < 20_000
+    assert max(peaks) < row_bytes / 3
 
 
 def test_loading_copies(make_replay):
@@ -111,7 +152,7 @@ def test_loading_copies(make_replay):
     state = original.state_dict()
     saved = copy.deepcopy(state)
     resumed.load_state_dict(state)
-    for tensor in state["ring"]["leaves"] + state["episodes"]["arrays"]:
+    for tensor in state["ring"]["rows"] + state["episodes"]["arrays"]:
         tensor.zero_()
     _assert_equal(resumed.state_dict(), saved)
 
@@ -126,6 +167,11 @@ def _without(state, part):
         (lambda state: state.update(capacity=22), "checkpoint has capacity=22, this run has capacity=20"),
         (lambda state: state.update(num_envs=4), "checkpoint has num_envs=4, this run has num_envs=2"),
         (lambda state: _without(state, "episodes"), "the state holds"),
+        # As before the rows of all environments were one tensor.
+        (
+            lambda state: state["ring"].update(leaves=state["ring"].pop("rows")),
+            r"Ring: the state holds \['leaves', .*\], expected .*'rows', 'spec'\]; another class or version saved it$",
+        ),
         (lambda state: _without(state, "sampler"), r"the sampler's part \(the priorities\) is missing"),
         (lambda state: state.update(sampler={"sampler": "Uniform"}), "Uniform, this run samples with Prioritized"),
         (lambda state: state["sampler"].update(largest=-1.0), "largest=-1.0"),
@@ -133,8 +179,8 @@ def _without(state, part):
         (lambda state: state["ring"].update(num_added=7), "the state's tensors are"),
         (lambda state: state["ring"]["num_added"].sub_(8), r"num_added=\[-2, -1\]"),
         (lambda state: state["ring"]["num_added"].add_(1), "the state's tensors are"),
-        (lambda state: state["ring"]["leaves"].pop(), "the state's tensors are"),
-        (lambda state: state["ring"].update(leaves=[1]), "the state's tensors are"),
+        (lambda state: state["ring"]["rows"].pop(), "the state's tensors are"),
+        (lambda state: state["ring"].update(rows=[1]), "the state's tensors are"),
         (lambda state: state["episodes"].update(num_added="6"), "the state's tensors are"),
         (lambda state: state["episodes"].update(arrays=6), "the state's tensors are int"),
         (lambda state: state["episodes"]["arrays"][0].fill_(7), "7 episodes in 6 rows of environment 0"),

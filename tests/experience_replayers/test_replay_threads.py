@@ -128,7 +128,7 @@ def test_engines_and_a_learner_at_once(experience_spec, make_window):
         rows = "".join(letters[(start + row) % 12] for row in range(3))
         alone.append(make_window([rows] * NUM_ENVS, start))
     first, second = (copy.deepcopy(buffer.state_dict()) for buffer in (replay, alone))
-    for one, other in zip(first["ring"]["leaves"], second["ring"]["leaves"], strict=True):
+    for one, other in zip(first["ring"]["rows"], second["ring"]["rows"], strict=True):
         assert one.equal(other)
     for one, other in zip(first["episodes"]["arrays"], second["episodes"]["arrays"], strict=True):
         assert one.equal(other)
@@ -150,6 +150,6 @@ def test_an_append_that_fails_changes_nothing(experience_spec, make_window):
     after = replay.state_dict()
     for part in ("ring", "episodes"):
         assert after[part]["num_added"].equal(before[part]["num_added"])
-    for one, other in zip(after["ring"]["leaves"], before["ring"]["leaves"], strict=True):
+    for one, other in zip(after["ring"]["rows"], before["ring"]["rows"], strict=True):
         assert one.equal(other)
     _check_batch(replay.sample(20, np.random.default_rng(0)))

@@ -297,3 +297,15 @@ def test_what_an_earlier_run_takes_counts_as_available(tmp_path):
     _ring(tmp_path / "used", spec, 1, 4).append({"a": torch.ones(4, 1, 2**20, dtype=torch.uint8)})
     available = [MappedStorage(tmp_path / name).disk().available for name in ("used", "unused")]
     assert available[0] - available[1] == pytest.approx(4 * 2**20, rel=0.5)
+
+
+def test_what_is_discarded_leaves_nothing_but_what_was_there(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "notes").touch()
+    for folder in (tmp_path / "there" / "new" / "rows", tmp_path / "there"):
+        storage = MappedStorage(folder)
+        ring = Ring(SPEC, 2, 4, storage)
+        ring.append(_window(0, 3))
+        storage.discard()
+        assert [path.name for path in tmp_path.rglob("*")] == ["there", "notes"]
+    _ring(tmp_path / "there").append(_window(0, 3))  # the folder is free again

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from muzero_parts import ACTION, OBSERVATION, small_support
 from stochastic_parts import small_stochastic_model
 
 from alfish import nest
 from alfish.models.stochastic_unroll import StochasticUnrolled, chance_losses, stochastic_unroll
+from alfish.models.value_prefix_mcts_model import ValuePrefixMCTSModel
 from alfish.specs import BoundedTensorSpec
 
 
@@ -63,7 +65,7 @@ def test_without_rewards():
 def test_errors():
     with pytest.raises(ValueError, match="num_outcomes is 0; it must be at least 1"):
         small_stochastic_model(num_outcomes=0)
-    with pytest.raises(ValueError, match="StochasticMCTSModel needs one discrete action"):
+    with pytest.raises(ValueError, match="StochasticMCTSModel needs one discrete action .*; take @ContinuousMCTSModel"):
         small_stochastic_model(action_spec=BoundedTensorSpec((), torch.float32, 0, 1))
     with pytest.raises(ValueError, match="dynamics_network is a Linear, which reads numbers only"):
         small_stochastic_model(dynamics_network=lambda *sizes: torch.nn.Linear(1, 1))
@@ -121,3 +123,9 @@ def test_chance_losses_by_hand():
     assert not outcome_loss.requires_grad  # the code is a target
     (gradient,) = torch.autograd.grad(commitment_loss.sum(), embedding)
     assert gradient.tolist() == [[[1.0, 2.0, 0.0]]]
+
+
+def test_it_has_no_value_prefix():
+    message = r"model is a StochasticMCTSModel, which has chance outcomes; .*: set .*\.model = @SimpleMCTSModel"
+    with pytest.raises(ValueError, match=message):
+        ValuePrefixMCTSModel(OBSERVATION, ACTION, small_stochastic_model, value_prefix_support=small_support())

@@ -388,7 +388,7 @@ def test_a_latent_image():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="predicts rewards"):
+    with pytest.raises(ValueError, match=r"predicts rewards; .* set SimpleMCTSModel\.reward_support = None"):
         ValuePrefixMCTSModel(OBSERVATION, ACTION, small_model, RecurrentValuePrefix, small_support())
     with pytest.raises(ValueError, match="horizon is 0; it must be at least 1"):
         prefix_model(horizon=0)

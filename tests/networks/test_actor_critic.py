@@ -97,7 +97,7 @@ def test_any_leading_axes(dims):
         ({"tile": TensorSpec((), torch.int64)}, "tile: .* needs their bounds"),
         ({"tile": BoundedTensorSpec((), torch.int64, 0, 10**9)}, "tile: .* 1000000001 values"),
         ("text", "the observation: an MLP cannot read"),
-        ((), "holds no elements"),
+        ((), "holds no elements; expected at least one: give the environment's observation an element"),
         (TensorSpec((0,)), "holds no elements"),
     ],
 )

@@ -148,7 +148,14 @@ def test_a_seed_reproduces_the_draws():
         (lambda: RandomShift(IMAGE, pixels=0), r"RandomShift\.pixels is 0"),
         (lambda: RandomShift(IMAGE, channels_per_frame=3), "channels_per_frame is 3, which does not divide"),
         (lambda: RandomShift(IMAGE, channels_per_frame=0), "channels_per_frame is 0"),
-        (lambda: RandomIntensity(TensorSpec(()), channels_per_frame=1), "does not divide the first axis"),
+        (
+            lambda: RandomIntensity(TensorSpec(()), channels_per_frame=1),
+            r"does not divide the first axis of the shape \(\)",
+        ),
+        (
+            lambda: RandomIntensity(BoundedTensorSpec((4, 2), torch.uint8, 0, 255), channels_per_frame=5),
+            r"is 5, which does not divide the first axis of the shape \(4, 2\); set it to the channels of one",
+        ),
         (lambda: RandomIntensity(IMAGE, scale=0.5), r"RandomIntensity\.scale is 0\.5"),
         (lambda: RandomShift(NESTED, keys=("speed",)), r"keys names 'speed'; expected .* \['image', 'small'\]"),
         (lambda: make_augmentation(RandomShift(IMAGE), IMAGE), "holds <.*; expected constructors, .* without brackets"),

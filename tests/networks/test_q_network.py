@@ -42,5 +42,6 @@ def test_layers_may_all_be_an_encoders():
 def test_what_it_cannot_read_or_answer_is_refused(network):
     with pytest.raises(ValueError, match="count: an MLP reads integers as one-hot vectors and needs their bounds"):
         network({"count": TensorSpec((), torch.int64)}, ACTION)
-    with pytest.raises(ValueError, match="is not one discrete choice"):
+    message = "QNetwork has an output for each action, .*; expected one discrete choice: .* @CriticsNetwork"
+    with pytest.raises(ValueError, match=message):
         network(TensorSpec((4,)), BoundedTensorSpec((2,), torch.float32, -1.0, 1.0))

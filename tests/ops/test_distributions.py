@@ -198,7 +198,7 @@ def test_which_parameters_are_log_stds():
     ("spec", "message"),
     [
         ({"a": BoundedTensorSpec((), torch.int64, 0, 1), "b": TensorSpec((2,))}, r"action\.b: .*one BoundedTensorSpec"),
-        (({}, ()), "has no parts"),
+        (({}, ()), "has no parts; expected .*: give the environment an action space with a part"),
         (TensorSpec((2,)), "expected one BoundedTensorSpec"),
         (BoundedTensorSpec((0,), torch.float32, 0.0, 1.0), "no elements"),
         (BoundedTensorSpec((), torch.int64, 3, 2), "check the bounds"),
@@ -214,7 +214,7 @@ def test_specs_without_a_distribution_are_refused(spec, message):
 @pytest.mark.parametrize("box_distribution", ["squashed_normal", "beta"])
 @pytest.mark.parametrize("maximum", [math.inf, (1.0, math.inf)])
 def test_families_between_bounds_need_bounds(box_distribution, maximum):
-    with pytest.raises(ValueError, match='without bounds.* use box_distribution="normal"'):
+    with pytest.raises(ValueError, match='without bounds.* use box_distribution = "normal"'):
         make_action_distribution(BoundedTensorSpec((2,), torch.float32, 0.0, maximum), box_distribution)
 
 

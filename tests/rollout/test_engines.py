@@ -222,3 +222,13 @@ def test_a_state_of_another_engine_is_refused_in_one_line():
         ValueError, match="with Trainer.engine = @SameProcessEngine, and the run has MultiProcessEngine now"
     ):
         engine.check_state_dict(same_process.state_dict())
+
+
+@cases(CASES)
+def test_who_acts_sees_the_numbers_that_environments_have_in_the_run(case):
+    engine, algorithm = make_engine(case.make, experiment=Scripted(num_frames=2))
+    for iteration in range(4):
+        collected = iterate(engine, algorithm, iteration)
+        numbers = torch.arange(engine.window_envs, dtype=torch.int32) + collected.first_env
+        assert collected.experience.rollout_info.env_id.eq(numbers).all()
+        assert collected.experience.time_step.env_id.eq(numbers).all()

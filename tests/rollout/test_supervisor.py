@@ -200,19 +200,22 @@ def test_workers_outlive_the_server_that_forked_them(supervised):
     assert supervisor.receive(30) == (0, (0, 1, "hello"))
 
 
-def test_losses_count_in_a_row(supervised):
+@pytest.mark.parametrize(("answers", "seconds"), [(19, 300), (20, 100)])
+def test_losses_count_in_a_row(supervised, answers, seconds):
     supervisor = supervised(2, max_restarts=1)
-    for losses in (1, 2, 3):
-        for number in range(20):
+
+    def end_after(answers, seconds):
+        for number in range(answers):
             supervisor.send(0, (number,))
-        assert [supervisor.receive(30)[1][2] for _ in range(20)] == list(range(20))
+        assert [supervisor.receive(30)[1][2] for _ in range(answers)] == list(range(answers))
+        supervisor._born[0] -= seconds
         supervisor.send(0, ("end",))
+
+    for losses in (1, 2, 3):
+        end_after(20, 300)
         assert supervisor.receive(30) == (0, RESTARTED)
         assert supervisor.restarts == [losses, 0]
-    for number in range(19):
-        supervisor.send(0, (number,))
-    assert [supervisor.receive(30)[1][2] for _ in range(19)] == list(range(19))
-    supervisor.send(0, ("end",))
+    end_after(answers, seconds)
     with pytest.raises(WorkerLost, match=r"worker 0 .* started again 1 times before, which is Owner.max_restarts"):
         supervisor.receive(30)
 

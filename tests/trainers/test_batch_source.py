@@ -285,3 +285,19 @@ def test_what_does_not_fit_is_refused(algorithm, make_source, message):
     context = context._replace(algorithm=algorithm(environment.observation_spec, environment.action_spec))
     with pytest.raises(ValueError, match=message):
         make_source(context)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "settings", "message"),
+    [
+        (1, {}, r"^part/ReplayBuffer: capacity=1 is less than one block .* = 4\. Raise part/ReplayBuffer\.capacity"),
+        (0, {}, r"^part/ReplayBuffer\.capacity is 0; it must be at least 1"),
+        (8, {}, r"^part/ReplayBuffer\.capacity holds 4 rows of each environment, Trainer\.window_length is 5"),
+        (100, {"batch_size": 0}, r"^part/ReplayBatches\.batch_size is 0"),
+        (100, {"segment_length": 0}, r"^part/ReplayBatches\.segment_length is 0; it must be at least 1"),
+    ],
+)
+def test_settings_are_named_in_their_scope(capacity, settings, message):
+    context, _ = make()
+    with pytest.raises(ValueError, match=message):
+        make_replay(context._replace(prefix="part/"), capacity, **settings)

@@ -9,6 +9,7 @@ import torch
 from evaluation_parts import Dying, Held, Raising, make_experiment
 from trainer_parts import assert_same, closed_after_test
 
+from alfish.rollout.worker_process import WorkerLost
 from alfish.summary.csv_writer import CsvWriter
 from alfish.summary.writers import Summaries
 from alfish.trainers.evaluation_process import EvaluationProcess
@@ -119,6 +120,60 @@ def test_a_killed_process_is_started_again(tmp_path):
     assert trainer._evaluations.metrics() == {"restarts": 1}
     make_trainer(tmp_path / "whole", SameProcessEvaluation).train()
     assert evaluations(tmp_path / "run") == evaluations(tmp_path / "whole")
+
+
+def test_the_process_is_looked_after_between_rows_and_between_updates(tmp_path):
+    trainer = make_trainer(tmp_path)
+    during = []
+    trainer._evaluations.poll = lambda: during.append(trainer.progress)
+    trainer.train(stop_at_env_steps=80)
+    updates = trainer.progress.updates
+    assert len(during) > updates > 10
+    assert {progress.updates for progress in during} == set(range(updates + 1))
+    # Before the first update: each row of the windows that the replay begins with.
+    assert sum(progress.env_steps == 0 for progress in during) == 4
+
+
+def test_a_process_that_is_lost_between_updates_ends_the_run_behind_them(tmp_path):
+    trainer = make_trainer(tmp_path)
+    lost, polls = WorkerLost("the evaluation process is lost"), []
+
+    def poll():
+        polls.append(trainer.progress)
+        if trainer.progress.updates == 10:
+            raise lost
+
+    trainer._evaluations.poll = poll
+    with pytest.raises(WorkerLost) as raised:
+        trainer.train()
+    assert raised.value is lost
+    assert polls[-1].updates == 10  # nobody is asked again
+    trained = trainer.progress
+    assert trained.updates == 10
+    trainer.close()
+    assert make_trainer(tmp_path).progress == trained
+
+
+def test_an_engine_that_fails_during_an_evaluation_of_the_same_process_ends_it_at_once(tmp_path):
+    trainer = make_trainer(tmp_path, SameProcessEvaluation)
+    trainer.train(stop_at_env_steps=20)
+    saved = trainer.progress
+    lost, evaluator = WorkerLost("worker 0 is lost"), trainer._evaluations._evaluator
+    evaluate = evaluator.evaluate
+
+    def poll():
+        raise lost
+
+    def evaluate_without_a_worker(*arguments):
+        trainer._engine.poll, trainer._engine.cut = poll, None  # an engine without its workers cannot cut
+        return evaluate(*arguments)
+
+    evaluator.evaluate = evaluate_without_a_worker
+    with pytest.raises(WorkerLost) as raised:
+        trainer.train()
+    assert raised.value is lost
+    trainer.close()
+    assert make_trainer(tmp_path).progress == saved
 
 
 def test_an_error_in_the_process_reaches_the_user(tmp_path):
@@ -237,6 +292,9 @@ def test_an_earlier_evaluation_is_not_taken_for_the_last_one(tmp_path):
         ({"max_restarts": -1}, "EvaluationProcess.max_restarts is -1"),
         ({"deadline_seconds": 0.0}, "EvaluationProcess.deadline_seconds is 0.0"),
         ({"start_method": "fork"}, "EvaluationProcess.start_method is 'fork'"),
+        ({"device": "xx"}, "EvaluationProcess.device is 'xx'; expected 'cpu', 'cuda' or 'cuda:N'"),
+        ({"device": "meta"}, "EvaluationProcess.device is 'meta'; expected 'cpu', 'cuda' or 'cuda:N'"),
+        ({"device": "cuda:99"}, "EvaluationProcess.device is 'cuda:99', which is not there: torch finds .* GPUs"),
     ],
 )
 def test_bad_settings(tmp_path, setting, message):

@@ -219,6 +219,7 @@ def test_a_state_must_stay_as_it_began():
     rows = rows._replace(reward=rows.reward[:, 0], prev_action=rows.prev_action[:, 0])
     message = re.escape(
         "the state [('sum', (4, 1), torch.float32)]; expected one like that it was given, [('sum', (4, 2)"
+        ", torch.float32)]: return, in AlgStep.state, the state after this row"
     )
     with pytest.raises(ValueError, match=message):
         algorithm.predict_step(rows, algorithm.initial_state(4))

@@ -9,7 +9,7 @@ from support import ScriptedEnvironment, TinyAlgorithm, TinyInfo
 from alfish import nest, specs
 from alfish.data_structures import AlgStep, Experience, LossInfo, Progress, StepType, TimeStep, time_step_spec
 from alfish.networks.preprocessing import FrameStack, ObservationTransform
-from alfish.rollout.acting import experience_specs
+from alfish.rollout.acting import Actor, experience_specs
 from alfish.summary.timers import Timers
 from alfish.trainers.batch_source import SourceContext, TrainBatch
 from alfish.trainers.on_policy_batches import OnPolicyBatches
@@ -248,3 +248,49 @@ def test_sequences_that_do_not_fit_the_window_are_refused(settings, message):
 def test_sequences_of_an_algorithm_without_memory_are_refused():
     with pytest.raises(ValueError, match="sequence_length is 3, but TinyAlgorithm has no recurrent state"):
         OnPolicyBatches(make_context(algorithm=TinyAlgorithm), 6, 1, sequence_length=3)
+
+
+class RunningMean(ObservationTransform):
+    """Would be made of all rows of an episode."""
+
+    def initial_state(self, batch_size, device):
+        return torch.zeros(batch_size, 3, device=device)
+
+
+@pytest.mark.parametrize("make_source", [make_replay, lambda context: OnPolicyBatches(context, 6, 1)])
+def test_a_transform_that_remembers_more_than_a_block_holds_is_refused(make_source):
+    context = make_context(algorithm=TinyAlgorithm, transform=RunningMean)
+    message = r"RunningMean has a state, but RunningMean.past_rows is 0: .*; set past_rows to .*, at least 1"
+    with pytest.raises(ValueError, match=message):
+        make_source(context)
+
+
+class Tenth(ObservationTransform):
+    """Needs neither a state nor rows before."""
+
+    def step(self, observation, state, begins):
+        return observation / 10, state
+
+    def unroll(self, observation, begins):
+        return observation / 10
+
+
+class Noting(TinyAlgorithm):
+    """Keeps the observations that it answered."""
+
+    def rollout_step(self, time_step, state):
+        self.answered = time_step.observation
+        return super().rollout_step(time_step, state)
+
+
+def test_a_transform_without_memory_is_applied_when_acting_and_when_training():
+    context = make_context(algorithm=Noting, transform=Tenth)
+    rows = window()
+    with torch.inference_mode():
+        actor = Actor(context.algorithm, context.transform, 2, CPU)
+        actor.rollout(nest.map_structure(lambda leaf: leaf[0], rows.time_step))
+    assert torch.equal(context.algorithm.answered, rows.time_step.observation[0] / 10)
+    source = OnPolicyBatches(context, mini_batch_size=12, num_epochs=1)
+    source.add(rows)
+    (batch,) = source.batches(Progress())
+    assert torch.equal(batch.inputs.observation[0, 0], context.algorithm.answered[0])

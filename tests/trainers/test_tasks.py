@@ -291,6 +291,14 @@ def test_a_replay_of_another_sampler_is_refused_or_dropped(tmp_path):
     assert all(runner.batch_source._buffer.num_rows == 0 for runner in trainer.runners)
 
 
+def test_of_two_replays_the_one_that_does_not_fit_is_named(tmp_path):
+    stopped_run(tmp_path)
+    bind("part/ReplayBuffer.capacity = 60")
+    message = r"^part/batch_source: ReplayBuffer: the checkpoint has capacity=40, this run has capacity=60\."
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path)
+
+
 def test_without_its_rows_a_run_waits_as_at_its_start(tmp_path):
     stopped = stopped_run(tmp_path, "ReplayBatches.initial_env_steps = 30", "part/ReplayBatches.initial_env_steps = 30")
     trainer = make_trainer(tmp_path, drop_replay=True)

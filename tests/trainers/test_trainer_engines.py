@@ -16,6 +16,7 @@ from alfish.rollout.multi_process_engine import MultiProcessEngine
 from alfish.rollout.same_process_engine import SameProcessEngine
 from alfish.summary.csv_writer import CsvWriter
 from alfish.summary.writers import Summaries
+from alfish.trainers.evaluator import Evaluator
 from alfish.trainers.experiment import ConfiguredExperiment, Experiment
 from alfish.trainers.trainer import Trainer
 
@@ -113,6 +114,23 @@ def test_a_partial_engine_needs_the_configuration_too():
 def test_a_bad_setting_is_refused_before_any_process_starts(tmp_path):
     with pytest.raises(ValueError, match="num_workers"):
         make_trainer(tmp_path, functools.partial(MultiProcessEngine, num_workers=3, max_staleness=0))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "message"),
+    [
+        ("engine", TinyAlgorithm, "is TinyAlgorithm, which has no method collect; expected an engine, such as @Same"),
+        ("engine", 3, "is 3, which has no method collect"),
+        ("evaluation", Evaluator, "is Evaluator, which has no method request; expected @SameProcessEvaluation or"),
+        ("evaluation", functools.partial(Evaluator), "is Evaluator, which has no method request"),
+        ("batch_source", TinyAlgorithm, "is TinyAlgorithm, which has no method batches; expected a source of batches"),
+    ],
+)
+def test_parts_of_another_kind_are_refused(setting, value, message):
+    gin.clear_config()
+    gin.parse_config(CONFIG)
+    with pytest.raises(ValueError, match=f"^Trainer.{setting} {message}"):
+        Trainer(make_experiment(), CPU, **{setting: value})
 
 
 def test_the_experiment_travels_as_configuration():

@@ -171,5 +171,8 @@ def test_initial_weights_that_do_not_fit_change_nothing(tmp_path, prefix, into_p
 
 
 def test_initial_weights_need_a_file(tmp_path):
-    with pytest.raises(ValueError, match="there is no file of weights at .*nothing.pt"):
+    message = (
+        r"^InitialWeights\.path is '.*nothing.pt': there is no file of weights at .*; set InitialWeights\.path to the"
+    )
+    with pytest.raises(ValueError, match=message):
         InitialWeights(str(tmp_path / "nothing.pt"))(network(2))
