@@ -75,6 +75,7 @@ def test_a_forked_process_can_search():
 def test_one_search_at_a_time_has_the_threads(monkeypatch):
     monkeypatch.setattr(host.torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(host.numba.config, "NUMBA_NUM_THREADS", 2)
+    monkeypatch.setattr(host.numba, "set_num_threads", lambda threads: None)  # a process may have been given one only
     large, small = np.zeros(host.LATENTS, np.int64), np.zeros(host.LATENTS, np.int64)
     large[[host.NUM_TREES, host.NUM_ROWS, host.NUM_ACTIONS]] = 2, 2, host.PARALLEL_EDGES
     small[[host.NUM_TREES, host.NUM_ROWS, host.NUM_ACTIONS]] = 2, 2, 3
