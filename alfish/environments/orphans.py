@@ -1,12 +1,14 @@
 """Child processes that do not outlive their parent. Imports no torch, so that worker processes start fast."""
 
-import fcntl
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 from multiprocessing import connection
+
+if sys.platform == "linux":
+    import fcntl
 
 
 def lead_a_group() -> None:
