@@ -5,7 +5,7 @@ GIN ?= muzero_atari.gin
 ARGS ?=
 EXTRAS ?= atari,dev,test,video
 # Without atari, whose settings depend on the machine: make bench BENCH=atari ARGS="--help".
-BENCH ?= search planning replay engines ppo_speed sac_speed time_to_threshold update_cost resume steps_as_replay_fills learning
+BENCH ?= search planning replay engines ppo_speed sac_speed time_to_threshold resume steps_as_replay_fills learning
 
 VENV := .venv
 BENCH_VENV := .venv-bench

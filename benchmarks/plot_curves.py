@@ -37,8 +37,10 @@ def main() -> None:
             sys.exit(f"{run}: metrics.csv holds no evaluation")
         groups.setdefault(run.resolve().parent, []).append(curve)
     names = arguments.names or [folder.name for folder in groups]
-    if len(names) != len(groups) or len(groups) > len(_COLOURS):
-        sys.exit(f"the runs are in {len(groups)} folders; expected as many --names, and at most {len(_COLOURS)}")
+    if len(names) != len(groups):
+        sys.exit(f"--names has {len(names)} names; the runs are in {len(groups)} folders: give a name for each")
+    if len(groups) > len(_COLOURS):
+        sys.exit(f"the runs are in {len(groups)} folders; expected at most {len(_COLOURS)}, one for each colour")
     try:
         matplotlib, pyplot = require("matplotlib", "plot"), require("matplotlib.pyplot", "plot")
     except MissingPackageError as error:
@@ -46,7 +48,7 @@ def main() -> None:
     pyplot.switch_backend("agg")
     matplotlib.rcParams.update({"font.size": 10, "axes.edgecolor": _GREY, "text.color": "#222222"})
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6), dpi=160, layout="constrained")
-    _draw(axes, dict(zip(names, groups.values(), strict=True)), arguments.threshold)
+    _draw(axes, list(zip(names, groups.values(), strict=True)), arguments.threshold)
     axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
     if arguments.title:
         axes.set_title(arguments.title, loc="left", fontsize=11)
@@ -55,23 +57,23 @@ def main() -> None:
     print(f"{arguments.out}: {len(arguments.runs)} runs")
 
 
-def _draw(axes: Any, groups: dict[str, list[np.ndarray]], threshold: float | None) -> None:
+def _draw(axes: Any, groups: list[tuple[str, list[np.ndarray]]], threshold: float | None) -> None:
     if threshold is not None:
         axes.axhline(threshold, color=_GREY, linewidth=1.0, linestyle=(0, (4, 3)))
         place = {"xytext": (4, -4), "textcoords": "offset points", "va": "top"}
         axes.annotate(f"{threshold:g}", (0, threshold), color=_GREY, fontsize=9, **place)
-    for (name, curves), colour in zip(groups.items(), _COLOURS, strict=False):
+    for (name, curves), colour in zip(groups, _COLOURS, strict=False):
         if len(curves) == 1:
             axes.plot(*curves[0].T, color=colour, linewidth=2.4, label=name)
             continue
         for curve in curves:
             axes.plot(*curve.T, color=colour, alpha=0.4, linewidth=0.9)
         axes.plot(*mean_curve(curves), color=colour, linewidth=2.4, label=name)
-    curves = [curve for group in groups.values() for curve in group]
+    curves = [curve for _, group in groups for curve in group]
     if len(groups) > 1:
         axes.legend(frameon=False, fontsize=9)
     if len(curves) > len(groups):
-        seeds = " or ".join(sorted({str(len(group)) for group in groups.values()}))
+        seeds = " or ".join(sorted({str(len(group)) for _, group in groups}))
         axes.set_title(f"{seeds} seeds and their mean", loc="right", fontsize=9, color=_GREY)
     axes.set_xlabel("environment steps")
     axes.set_ylabel("evaluation return")

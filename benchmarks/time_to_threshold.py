@@ -6,7 +6,8 @@ python benchmarks/time_to_threshold.py --algorithm sac
 Hyper-parameters, networks and environments are those of ppo_speed.py and sac_speed.py, with one torch thread a process.
 Both play 20 episodes with the most likely actions at the same environment steps, all episodes at once, and are stopped
 at the first evaluation that reaches the threshold. What counts is the time from the moment before the first environment
-step until then, evaluations included; starting Python is not.
+step until then, evaluations included; starting Python is not. stable-baselines3's callback evaluates while it collects,
+before the training on the window in hand; alfish evaluates behind it.
 """
 
 import argparse

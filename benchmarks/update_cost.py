@@ -113,6 +113,8 @@ def _growth_row(name: str, subject: Subject, batch: int, hidden: int) -> dict[st
         peak = _peak_memory(common.train_command(subject.gin_file, root_dir, params, 0, ["--device=cpu"]))
         summaries = phase_seconds(root_dir)
     measured = [each for each in summaries[1:] if each["updates"]]
+    if not measured:
+        raise SystemExit(f"{name}: no update was due between the summaries of a run of {env_steps} environment steps")
     per_update = [sum(each.get(phase, 0.0) for phase in _OF_AN_UPDATE) / each["updates"] for each in measured]
     shares = {
         phase: statistics.median(each.get(phase, 0.0) / each["seconds"] for each in measured) for phase in _PHASES
@@ -148,13 +150,14 @@ def phase_seconds(root_dir: pathlib.Path) -> list[dict[str, float]]:
 def _peak_memory(command: list[str]) -> int:
     """Runs a command with one thread; the most bytes that it had resident."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=common.REPOSITORY, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} exited with the code {process.returncode}")
+    with tempfile.TemporaryFile("w+") as output:
+        with subprocess.Popen(command, cwd=common.REPOSITORY, env=environment, stdout=output, stderr=output) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            output.seek(0)
+            end = "".join(output.readlines()[-5:])
+            raise SystemExit(f"{end}{' '.join(command)}\nexited with the code {process.returncode}")
     return usage.ru_maxrss * 1024
 
 

@@ -149,7 +149,7 @@ def test_the_variants_of_a_suite_are_told_apart(load):
 
 
 @pytest.mark.parametrize("name", ["losses", "reanalysis", "latent"])
-def test_every_variant_of_a_suite_can_be_trained(load, name):
+def test_every_variant_of_a_suite_can_be_built(load, name):
     suite = load("ablations").SUITES[name]
     for variant in suite.variants:
         gin.clear_config()

@@ -43,7 +43,7 @@ class Reanalysis:
     reinforcement learning by planning with a learned model". Each of the T + R rows that the targets of a segment reach
     is searched once, by the `rollout_step` of an algorithm, with the target network. Rows beyond the episode's end, and
     those at which the game is over, are not searched: nothing is learned there that a search could tell. (On a GPU they
-    are: there the same shapes each time, and no wait for the host, are worth more.)
+    are: not to wait for the host is worth more there.)
 
     Args:
         ratio: the share of a batch's segments that is reanalysed, in [0, 1]. Where that is no whole number of segments,

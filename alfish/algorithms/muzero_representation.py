@@ -302,6 +302,8 @@ def _weight_of(name: str, weight: float | None, has_loss: bool) -> float:
             f"MuzeroRepresentationImpl.{name}_loss_weight is {weight}, but there is no {name} loss; set {_GIVES[name]},"
             " or leave the weight out"
         )
+    if weight is None and name not in _DEFAULTS:
+        raise ValueError(f"MuzeroRepresentationImpl.{name}_loss_weight is None; expected a number of at least 0")
     return _DEFAULTS[name] if weight is None else weight
 
 

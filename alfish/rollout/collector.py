@@ -60,7 +60,6 @@ class Collector:
         self._streams = streams
         self._acting = timers.phase(algorithm.acting_phase)
         self._stepping = timers.phase("env")
-        self._first_env = first_env
         self._env_id = torch.arange(environment.num_envs, dtype=torch.int32) + first_env
         self._between_rows = between_rows
         self._carried: TimeStep = specs.zeros(row_specs, (transform.past_rows + 1, environment.num_envs))
@@ -86,7 +85,7 @@ class Collector:
             if self._environment.freezes:
                 self._environment.begin_window()
             self._fill(window)
-        # Also of rows before the run's first one, and of environments that leave it as it is.
+        # Also of rows before the run's first one.
         window.time_step.env_id.copy_(self._env_id)
         for leaf, carried in zip(nest.leaves(window.time_step), nest.leaves(self._carried), strict=True):
             carried.copy_(leaf[-keep:])
@@ -112,9 +111,8 @@ class Collector:
         self._reset_due = False
 
     def _number(self, row: TimeStep) -> None:
-        # Environments count theirs from 0.
-        if self._first_env:
-            row.env_id.copy_(self._env_id)
+        # Environments count theirs from 0, or leave the field as it is.
+        row.env_id.copy_(self._env_id)
 
     def cut(self) -> None:
         """Closes the episodes in flight as truncated, so that a checkpoint need not hold the environments' state.

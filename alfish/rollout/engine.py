@@ -50,6 +50,10 @@ class Buildable(Protocol):
         """The parts, with environments of their own and weights of no meaning."""
 
 
+def nothing_else_runs() -> None:
+    """There is nothing beside the engine to look after."""
+
+
 class EngineContext(NamedTuple):
     """What an engine is made from.
 
@@ -79,7 +83,7 @@ class EngineContext(NamedTuple):
     streams: np.random.SeedSequence
     device: torch.device
     timers: Timers
-    poll_others: Callable[[], object] = bool
+    poll_others: Callable[[], object] = nothing_else_runs
 
 
 class Engine(Protocol):

@@ -187,7 +187,9 @@ class Supervisor:
                 "module that it cannot import; code that calls os._exit; a main module without "
                 '`if __name__ == "__main__":`'
             )
-        lived = time.monotonic() - self._born[number]
+        # A silence that ended it is no sign of life.
+        last_sign = self._busy_since[number] if self._awaited[number] else time.monotonic()
+        lived = last_sign - self._born[number]
         if self._answers[number] >= _ROW_ENDS_AFTER and lived >= _ROW_ENDS_AFTER_SECONDS:
             self._losses[number] = 0
         self._losses[number] += 1

@@ -138,6 +138,10 @@ class EvaluationProcess:
         with self._context.timers.phase("evaluate"):
             while wait and self._requests and not self._context.should_stop():
                 self._receive(_WAIT_SECONDS)
+        return self.take()
+
+    def take(self) -> list[FinishedEvaluation]:
+        """See EvaluationRunner."""
         finished, self._finished = self._finished, []
         return finished
 

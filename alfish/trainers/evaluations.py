@@ -81,6 +81,9 @@ class EvaluationRunner(Protocol):
             wait: waits for those that are pending, unless the run shall stop.
         """
 
+    def take(self) -> list[FinishedEvaluation]:
+        """Like `finished`, but asks nothing that runs elsewhere, which may be lost."""
+
     def metrics(self) -> dict[str, float]:
         """Numbers to report that depend on more than the seed, by names without a prefix."""
 
@@ -132,6 +135,10 @@ class SameProcessEvaluation:
         """See EvaluationRunner."""
 
     def finished(self, wait: bool = False) -> list[FinishedEvaluation]:
+        """See EvaluationRunner."""
+        return self.take()
+
+    def take(self) -> list[FinishedEvaluation]:
         """See EvaluationRunner."""
         finished, self._finished = self._finished, []
         return finished

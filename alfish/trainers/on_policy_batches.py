@@ -86,7 +86,7 @@ class OnPolicyBatches(BatchSource):
         reward = sequences.inputs.reward
         for _ in range(self._num_epochs):
             if reward.shape[0] <= self._sequences_per_batch:
-                yield sequences  # as one batch, whose order changes nothing
+                yield sequences  # as one batch, whose order changes nothing; no hook writes to its inputs
                 continue
             order = torch.from_numpy(self._context.generator.permutation(reward.shape[0]))
             for chosen in order.to(reward.device).split(self._sequences_per_batch):

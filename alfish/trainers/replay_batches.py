@@ -74,14 +74,13 @@ class ReplayBatches(BatchSource):
                 rows_needed=rows_needed,
                 segment_length=segment_length,
             )
-        _check_priorities(context, self._buffer.draws_by_priority)
-        _check_burn_in(context, segment_length)
-        length = self._buffer.capacity // context.num_envs
-        if context.window_length > length:
-            raise ValueError(
-                f"{context.prefix}ReplayBuffer.capacity holds {length} rows of each environment, "
-                f"Trainer.window_length is {context.window_length}; the buffer must hold at least one window"
-            )
+        try:
+            _check_priorities(context, self._buffer.draws_by_priority)
+            _check_burn_in(context, segment_length)
+            _check_window(context, self._buffer.capacity // context.num_envs)
+        except ValueError:
+            self._buffer.discard()
+            raise
         self._rows_needed = rows_needed
         self._segment_length = segment_length
         self._batch_size = batch_size
@@ -187,6 +186,14 @@ def _check_burn_in(context: SourceContext, segment_length: int) -> None:
         raise ValueError(
             f"{context.prefix}ReplayBatches.segment_length is {segment_length} and the burn_in of {name} {burn_in}, "
             "which leaves no row to train on; expected a segment that is longer than its burn-in"
+        )
+
+
+def _check_window(context: SourceContext, length: int) -> None:
+    if context.window_length > length:
+        raise ValueError(
+            f"{context.prefix}ReplayBuffer.capacity holds {length} rows of each environment, Trainer.window_length is "
+            f"{context.window_length}; the buffer must hold at least one window"
         )
 
 

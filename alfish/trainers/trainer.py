@@ -148,6 +148,7 @@ class Trainer:
             TrainingOptions(batch_source, Updater),
             lambda task: source_context(task, self.built, context.stored_specs, self._engine.window_envs, around),
         )
+        opened.callback(self._discard_unless_kept)
         sources = {f"{runner.prefix}ReplayBuffer.capacity": runner.batch_source for runner in self.runners}
         check_sizes_together({name: (source.size, source.disk) for name, source in sources.items()})
 
@@ -325,8 +326,24 @@ class Trainer:
 
     def _evaluate(self, due: bool, wait: bool) -> Evaluation | None:
         """Requests an evaluation if it is due, and reports what is finished; returns that of the weights of now."""
+        try:
+            if due:
+                self._evaluations.request(self._task_progress())
+            if self._evaluation_error is not None:
+                raise self._evaluation_error
+            return self._report(self._evaluations.finished(wait))
+        except Exception as error:
+            # Nothing that was trained or evaluated must be lost with an evaluation; without its engine, a run cannot
+            # be saved.
+            self._report(self._evaluations.take())
+            if error is not self._engine_error:
+                self.save()
+            raise
+
+    def _report(self, finished: list[FinishedEvaluation]) -> Evaluation | None:
+        """Writes results and keeps the best weights; returns the evaluation of the weights of now."""
         of_now = None
-        for progress, evaluation, weights in self._finished_evaluations(due, wait):
+        for progress, evaluation, weights in finished:
             metrics = {"evaluation/return": evaluation.mean, "evaluation/deviation": evaluation.deviation}
             metrics["evaluation/length"] = float(evaluation.lengths.mean())
             self._summaries.write(progress, metrics, {})
@@ -334,19 +351,6 @@ class Trainer:
             if progress.env_steps == self.progress.env_steps:
                 of_now = evaluation
         return of_now
-
-    def _finished_evaluations(self, due: bool, wait: bool) -> list[FinishedEvaluation]:
-        try:
-            if self._evaluation_error is not None:
-                raise self._evaluation_error
-            if due:
-                self._evaluations.request(self._task_progress())
-            return self._evaluations.finished(wait)
-        except Exception as error:
-            # What was trained must not be lost with an evaluation; without its engine, a run cannot be saved.
-            if error is not self._engine_error:
-                self.save()
-            raise
 
     def _components(self, with_replay: bool = True) -> dict[str, Any]:
         components: dict[str, Any] = {
@@ -373,9 +377,11 @@ class Trainer:
         if self._store is not None:
             self._store.save(self.progress.env_steps, self._components())
 
-    def close(self) -> None:
-        """Closes environments and summaries; of a run that was not given a folder nothing stays on a disk."""
+    def _discard_unless_kept(self) -> None:
         if self._store is None:
             for runner in self.runners:
                 runner.batch_source.discard()
+
+    def close(self) -> None:
+        """Closes environments and summaries; of a run that was not given a folder nothing stays on a disk."""
         self._opened.close()

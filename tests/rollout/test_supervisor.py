@@ -220,6 +220,19 @@ def test_losses_count_in_a_row(supervised, answers, seconds):
         supervisor.receive(30)
 
 
+def test_the_silence_of_a_hang_is_no_life(supervised):
+    supervisor = supervised(1, max_restarts=0)
+    for number in range(20):
+        supervisor.send(0, (number,))
+        assert supervisor.receive(30)[1][2] == number
+    os.kill(supervisor._workers[0].process.pid, signal.SIGSTOP)
+    supervisor.send(0, ("hello",))
+    supervisor._busy_since[0] -= 400
+    supervisor._born[0] -= 400
+    with pytest.raises(WorkerLost, match="started again 0 times before"):
+        supervisor.receive(30)
+
+
 def test_a_hang_names_the_setting(supervised):
     supervisor = supervised(1, main=hanging, max_restarts=0)
     supervisor._busy_since[0] -= 100

@@ -4,6 +4,7 @@ import csv
 import functools
 
 import gin
+import numpy as np
 import pytest
 import torch
 from evaluation_parts import Dying, Held, Raising, make_experiment
@@ -13,7 +14,8 @@ from alfish.rollout.worker_process import WorkerLost
 from alfish.summary.csv_writer import CsvWriter
 from alfish.summary.writers import Summaries
 from alfish.trainers.evaluation_process import EvaluationProcess
-from alfish.trainers.evaluations import SameProcessEvaluation
+from alfish.trainers.evaluations import FinishedEvaluation, SameProcessEvaluation
+from alfish.trainers.evaluator import Evaluation
 from alfish.trainers.trainer import Trainer
 from alfish.trainers.weight_files import read_weights
 
@@ -138,14 +140,24 @@ def test_a_process_that_is_lost_between_updates_ends_the_run_behind_them(tmp_pat
     trainer = make_trainer(tmp_path)
     lost, polls = WorkerLost("the evaluation process is lost"), []
 
+    evaluations, write, written = trainer._evaluations, trainer._summaries.write, []
+    weights = trainer.built.algorithm.state_dict()
+    received = FinishedEvaluation(trainer.progress, Evaluation(np.array([7.0]), np.array([3])), weights)
+
     def poll():
         polls.append(trainer.progress)
         if trainer.progress.updates == 10:
+            evaluations._finished.append(received)
             raise lost
 
-    trainer._evaluations.poll = poll
+    def note(progress, metrics, timing):
+        written.append(metrics.get("evaluation/return"))
+        write(progress, metrics, timing)
+
+    evaluations.poll, trainer._summaries.write = poll, note
     with pytest.raises(WorkerLost) as raised:
         trainer.train()
+    assert 7.0 in written  # what was finished is reported nevertheless
     assert raised.value is lost
     assert polls[-1].updates == 10  # nobody is asked again
     trained = trainer.progress
