@@ -3,17 +3,14 @@
 import copy
 import re
 
-import gin
 import pytest
 import torch
 from support import ScriptedEnvironment, TinyAlgorithm
-from trainer_parts import closed_after_test
+from trainer_parts import bind_short_run, closed_after_test
 
 from alfish.data_structures import AlgStep, RowsNeeded
 from alfish.trainers.experiment import Experiment
 from alfish.trainers.hook_checks import TRAINING, check_declared, check_first_answers
-from alfish.trainers.on_policy_batches import OnPolicyBatches
-from alfish.trainers.replay_batches import ReplayBatches
 from alfish.trainers.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -34,28 +31,14 @@ def with_hook(hook, change):
 
 
 def make_trainer(algorithm, replay=True, **settings):
-    gin.clear_config()
-    settings = {
-        "Updater.optimizer": torch.optim.Adam,
-        "Updater.learning_rate": 0.01,
-        "ReplayBuffer.capacity": 60,
-        "ReplayBatches.batch_size": 4,
+    own = {
         "ReplayBatches.segment_length": 2,
-        "ReplayBatches.updates_per_env_step": 0.5,
         "ReplayBatches.initial_env_steps": 8,
-        "OnPolicyBatches.mini_batch_size": 4,
-        "OnPolicyBatches.num_epochs": 2,
         "Evaluator.episodes": 2,
-        "Trainer.batch_source": ReplayBatches if replay else OnPolicyBatches,
-        "Trainer.num_envs": 2,
-        "Trainer.window_length": 4,
         "Trainer.total_env_steps": 40,
-        "Trainer.summary_interval": 20,
         "Trainer.evaluation_interval": None,
-        "Trainer.checkpoint_interval": 40,
-    } | settings
-    for name, value in settings.items():
-        gin.bind_parameter(name, value)
+    }
+    bind_short_run(replay, own | settings)
     return closed_after_test(Trainer(Experiment(ScriptedEnvironment, algorithm), CPU))
 
 

@@ -1,11 +1,10 @@
 """The training loop: what happens when, and that a resumed run is the run that was not stopped."""
 
-import gin
 import pytest
 import torch
 from muzero_parts import small_muzero
 from support import ScriptedEnvironment, TinyAlgorithm
-from trainer_parts import assert_same, closed_after_test
+from trainer_parts import assert_same, bind_short_run, closed_after_test
 
 from alfish.data_structures import StepType
 from alfish.networks.preprocessing import FrameStack
@@ -13,8 +12,6 @@ from alfish.ops.target_updates import TargetUpdate
 from alfish.summary.csv_writer import CsvWriter
 from alfish.summary.writers import Summaries
 from alfish.trainers.experiment import Experiment
-from alfish.trainers.on_policy_batches import OnPolicyBatches
-from alfish.trainers.replay_batches import ReplayBatches
 from alfish.trainers.state_checks import CheckpointMismatch
 from alfish.trainers.trainer import Trainer
 
@@ -22,27 +19,13 @@ CPU = torch.device("cpu")
 
 
 def bind(replay=True, **settings):
-    gin.clear_config()
-    settings = {
-        "Updater.optimizer": torch.optim.Adam,
-        "Updater.learning_rate": 0.01,
-        "ReplayBuffer.capacity": 60,
-        "ReplayBatches.batch_size": 4,
-        "ReplayBatches.updates_per_env_step": 0.5,
+    own = {
         "ReplayBatches.initial_env_steps": 10,
-        "OnPolicyBatches.mini_batch_size": 4,
-        "OnPolicyBatches.num_epochs": 2,
         "Evaluator.episodes": 3,
-        "Trainer.batch_source": ReplayBatches if replay else OnPolicyBatches,
-        "Trainer.num_envs": 2,
-        "Trainer.window_length": 4,
         "Trainer.total_env_steps": 160,
-        "Trainer.summary_interval": 20,
         "Trainer.evaluation_interval": 50,
-        "Trainer.checkpoint_interval": 40,
-    } | settings
-    for name, value in settings.items():
-        gin.bind_parameter(name, value)
+    }
+    bind_short_run(replay, own | settings)
 
 
 def make_trainer(root_dir=None, algorithm=TinyAlgorithm, seed=0, made=None, **parts):
